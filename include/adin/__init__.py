@@ -1,0 +1,1 @@
+"""Adin MLOps SDK: features, dataset versions, model versions and serving, without Airflow."""

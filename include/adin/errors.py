@@ -1,0 +1,48 @@
+"""The one error tree. A message says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class AdinError(Exception):
+    """Base of all errors raised by Adin.
+
+    :param message: what is wrong and where.
+    :param remedy: what the reader should do; appended to the message.
+    """
+
+    #: Whether the same call may succeed later without anybody changing anything.
+    retryable = False
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.remedy = remedy
+        super().__init__(f"{message} {remedy}".strip())
+
+
+class ConfigError(AdinError):
+    """A setting, connection, problem file or run parameter is missing or wrong."""
+
+
+class DataError(AdinError):
+    """Data breaks a stated rule: a missing partition, a corrupt file, a changed schema, a failed quality gate."""
+
+
+class NotFoundError(AdinError):
+    """A named thing (problem, view, dataset, model, version) does not exist."""
+
+
+class ConflictError(AdinError):
+    """Somebody else changed the thing first; read it again and decide anew."""
+
+
+class RefusedError(AdinError):
+    """A rule forbids the step: a gate, a freeze, a missing right."""
+
+
+class ServiceError(AdinError):
+    """A server is down, slow or answers with an error of its own."""
+
+    retryable = True
+
+
+class RunFailedError(AdinError):
+    """An external job ended badly: failed, cancelled or vanished."""

@@ -1,0 +1,154 @@
+"""A problem is data: ``include/problems/<name>/problem.yaml`` beside its ``train.py``."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from adin.errors import ConfigError, NotFoundError
+from adin.settings import settings
+
+_UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|w)\s*", value)
+    if not match:
+        raise ValueError(f"{value!r} is no duration; write 100ms, 30s, 60min, 6h, 1d or 2w")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(_Spec):
+    """What is predicted.
+
+    :param table: Hive table ``domain.table`` with one row per event, its keys and the label.
+    :param column: label column; rows where it is null are dropped and counted.
+    :param known_after: how long after the event the label is known.
+    """
+
+    table: str = Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
+    column: str
+    known_after: Duration = timedelta(0)
+
+
+class Split(_Spec):
+    """Lengths of the last spans of the window, in calendar months; training takes what lies before."""
+
+    validate_months: int = Field(2, ge=1)
+    test_months: int = Field(2, ge=1)
+
+
+class Training(_Spec):
+    """Hyperparameters for ``train.py``, resources of the training step, and its time limit."""
+
+    params: dict[str, Any] = {}
+    cpu: float = Field(2, gt=0)
+    memory: str = Field("4G", pattern=r"^\d+(\.\d+)?(M|G|Mi|Gi)$")
+    timeout: Duration = timedelta(minutes=30)
+
+
+class Schedule(_Spec):
+    """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both."""
+
+    cron: str | None = None
+    on_data: str | None = None
+
+
+class Promotion(_Spec):
+    """What a new model must show on the test split before it replaces the champion.
+
+    :param primary: metric compared with the champion; lower is better for losses and errors.
+    :param min_effect: smallest gain worth a swap, in units of the metric.
+    :param absolute: bounds each metric must keep, ``{metric: [low, high]}``; null leaves a side open.
+    :param beat_baseline_by: smallest gain over predicting the training mean.
+    """
+
+    primary: str
+    min_effect: float = Field(0.0, ge=0)
+    absolute: dict[str, tuple[float | None, float | None]] = {}
+    beat_baseline_by: float = 0.0
+    min_days: int = Field(10, ge=2)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Serving(_Spec):
+    """How requests are answered.
+
+    :param max_age: oldest feature value accepted per view; older counts as missing.
+    :param missing: per view, ``null`` passes missing features to the model, ``refuse`` answers 422. Default null.
+    :param timeout: longest wait for the online store.
+    """
+
+    max_age: dict[str, Duration] = {}
+    missing: dict[str, Literal["null", "refuse"]] = {}
+    timeout: Duration = timedelta(milliseconds=100)
+
+
+class Problem(_Spec):
+    """One problem, as read from its ``problem.yaml``."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    task: Literal["binary", "regression"]
+    description: str
+    owner: str
+    features: str = Field(description="FeatureService of feature_repo.")
+    domain: str = Field(description="Folder of feature_repo.", pattern=r"^[a-z][a-z0-9_]*$")
+    label: Label
+    event_time: str = Field(description="Column of the label table, and of a request, which holds the event's time.")
+    predict_before: Duration = timedelta(0)
+    split: Split = Split()
+    train: Training = Training()
+    run: Schedule = Schedule()
+    promotion: Promotion
+    serving: Serving = Serving()
+    example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
+    path: Path = Field(exclude=True)
+
+    @property
+    def code(self) -> Path:
+        """Return the path of ``train.py``."""
+        return self.path / "train.py"
+
+
+def problem(name: str) -> Problem:
+    """Read one problem.
+
+    :raises NotFoundError: there is no such folder.
+    :raises ConfigError: ``problem.yaml`` breaks the form; every mistake is named with its place.
+    """
+    path = settings().problems / name
+    if not (path / "problem.yaml").is_file():
+        known = ", ".join(names()) or "none"
+        raise NotFoundError(f"No problem {name!r} in {settings().problems}.", f"Known problems: {known}.")
+    try:
+        spec = yaml.safe_load((path / "problem.yaml").read_text())
+        if not isinstance(spec, dict):
+            raise ConfigError(f"{path / 'problem.yaml'} holds no mapping.", "See docs/problems.md.")
+        found = Problem(**spec, path=path)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path / 'problem.yaml'} is no YAML: {error}") from None
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path / 'problem.yaml'}: {wrong}.", "See docs/problems.md.") from None
+    if found.name != name:
+        raise ConfigError(f"{path / 'problem.yaml'}: name is {found.name!r} but the folder is {name!r}.")
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of all problem folders, sorted."""
+    return sorted(path.parent.name for path in settings().problems.glob("*/problem.yaml"))

@@ -1,0 +1,52 @@
+"""Every name, path, port and limit that is not a secret, in one place; ``ADIN_<NAME>`` overrides a value."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from adin.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseSettings):
+    """Settings of one environment.
+
+    Durations are seconds, sizes are rows or bytes as named. Addresses and secrets are not here: they stand in
+    connections (:mod:`adin.connections`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ADIN_", frozen=True, extra="ignore")
+
+    home: Path = Field(ROOT / ".adin", description="Folder of this stack: data, logs, secrets.")
+    cache: Path = Field(Path.home() / ".cache" / "adin", description="Downloads and builds shared by all stacks.")
+    port_base: int = Field(17000, ge=1024, le=54000, description="First port of the stack; the others follow.")
+    project: str = Field("adin", pattern=r"^[a-z][a-z0-9_]*$", description="Feast project name.")
+    problems: Path = Field(ROOT / "include" / "problems", description="One folder a problem.")
+    feature_repo: Path = Field(ROOT / "feature_repo", description="One folder a feature domain.")
+    raw_root: str = Field("/raw", description="HDFS folder of raw data: <raw_root>/<domain>/<table>/day=YYYY-MM-DD/.")
+    temp_database: str = Field("adin_tmp", description="Hive database of retrieval results; emptied after each build.")
+    dataset_repository: str = Field("adin", description="lakeFS repository of dataset versions; a branch a problem.")
+    dataset_bucket: str = Field("lakefs", description="S3 bucket below the lakeFS repository.")
+    model_bucket: str = Field("models", description="S3 bucket of model artefacts.")
+    connect_timeout: float = Field(5, gt=0, description="Seconds to open a connection to any service.")
+    read_timeout: float = Field(60, gt=0, description="Seconds to wait for an answer of any service.")
+    spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
+    online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    :raises ConfigError: a value is wrong; the message names its ``ADIN_`` key.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"ADIN_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"Wrong settings: {wrong}.", "Correct the environment variable.") from error
