@@ -1,0 +1,43 @@
+"""The command ``adin``. Exit codes: 0 done, 1 an error of the platform or its input, 2 wrong usage."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+import typer
+
+from adin.commands.output import errors
+from adin.errors import AdinError
+
+#: Groups and single commands, by the module below adin.commands that holds them.
+_GROUPS = ("stack", "problem", "features", "dataset", "model")
+_COMMANDS = ("predict", "demo")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Adin MLOps: from raw data to a model under load.")
+
+
+def _register() -> None:
+    for name in _GROUPS:
+        module = importlib.import_module(f"adin.commands.{name}")
+        app.add_typer(module.app, name=name, help=(module.__doc__ or "").splitlines()[0])
+    for name in _COMMANDS:
+        module = importlib.import_module(f"adin.commands.{name}")
+        app.command(name)(getattr(module, name))
+
+
+def main() -> None:
+    """Run the command line; an error of ours becomes one line and exit code 1."""
+    _register()
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except AdinError as error:
+        errors.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("Stopped.")
+        sys.exit(130)

@@ -1,0 +1,145 @@
+"""Dataset versions in ClickHouse, for exploration: each exactly once, moved by the engine itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from adin.connections import Connection, connection
+from adin.datasets.lake import Lake
+from adin.datasets.versions import version
+from adin.errors import ConfigError, DataError, ServiceError
+from adin.settings import settings
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    :param rows: rows of the version by split, as counted in ClickHouse.
+    :param loaded: False when the version was there already.
+    """
+
+    table: str
+    commit: str
+    rows: dict[str, int]
+    loaded: bool
+
+
+@contextmanager
+def clickhouse(conn: Connection | None = None) -> Iterator[Any]:
+    """Open a client with the timeouts of the settings and errors of ours.
+
+    :raises ServiceError: the server is down, too slow, or refuses the statement.
+    """
+    import clickhouse_connect
+    from clickhouse_connect.driver.exceptions import Error
+
+    conn = conn or connection("clickhouse")
+    try:
+        client = clickhouse_connect.get_client(
+            host=conn.host,
+            port=conn.port or 8123,
+            username=conn.login,
+            password=conn.password,
+            interface=str(conn.extra.get("scheme", "http")),
+            connect_timeout=settings().connect_timeout,
+            send_receive_timeout=settings().read_timeout * 5,
+            compress=False,
+        )
+    except Error as error:
+        raise ServiceError(f"ClickHouse at {conn.url} does not answer: {_safe(error)}.", "Is it up?") from None
+    try:
+        yield client
+    except Error as error:
+        raise ServiceError(f"ClickHouse at {conn.url} refused a statement: {_safe(error)}.") from None
+    finally:
+        client.close()
+
+
+def load_clickhouse(
+    problem: str, commit: str, key: str, *, conn: Connection | None = None, lake: Lake | None = None
+) -> LoadReport:
+    """Load a dataset version into ``<database>.<problem>``, partition = commit.
+
+    The engine reads the Parquet files through lakeFS's S3 gateway into a staging table; when the counts agree with
+    the manifest, the partition is exchanged in one atomic step. Loading a version twice changes nothing.
+
+    :param key: run key; becomes the query id and names the staging table.
+    :raises DataError: ClickHouse counted other rows than the manifest; nothing was made visible.
+    """
+    conn = conn or connection("clickhouse")
+    lake = lake or Lake()
+    found = version(problem, commit, lake=lake)
+    database = conn.schema or "default"
+    table = f"{_name(database)}.{_name(problem)}"
+    staging = f"{_name(database)}.{_name('stage_' + re.sub(r'[^a-z0-9]', '_', key))}"
+    expected = {split: rows for split, rows in found.rows.items() if rows}
+    with clickhouse(conn) as client:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {_name(database)}")
+        source = _source(lake, found.commit)
+        _ensure_table(client, table, source)
+        if _counts(client, table, found.commit) == expected:
+            return LoadReport(table, found.commit, expected, loaded=False)
+        client.command(f"DROP TABLE IF EXISTS {staging}")
+        client.command(f"CREATE TABLE {staging} AS {table}")
+        try:
+            columns = ", ".join(_name(column) for column in _columns(client, source))
+            client.command(
+                f"INSERT INTO {staging} ({columns}, split, _commit) "
+                f"SELECT {columns}, extract(_path, 'split=([a-z]+)'), '{found.commit}' FROM {source}",
+                settings={"query_id": key, "use_hive_partitioning": 0},
+            )
+            counted = _counts(client, staging, found.commit)
+            if counted != expected:
+                raise DataError(f"ClickHouse read {counted} rows of {commit[:12]}, its manifest says {expected}.")
+            client.command(f"ALTER TABLE {table} REPLACE PARTITION '{found.commit}' FROM {staging}")
+        finally:
+            client.command(f"DROP TABLE IF EXISTS {staging}")
+    return LoadReport(table, found.commit, expected, loaded=True)
+
+
+def _ensure_table(client: Any, table: str, source: str) -> None:
+    """Create the problem's table, or add the columns that this version brings."""
+    columns = _columns(client, source)
+    declared = ", ".join(f"{_name(name)} {kind}" for name, kind in columns.items())
+    client.command(
+        f"CREATE TABLE IF NOT EXISTS {table} ({declared}, split LowCardinality(String), _commit String) "
+        "ENGINE = MergeTree PARTITION BY _commit ORDER BY (split, event_timestamp) SETTINGS allow_nullable_key = 1"
+    )
+    for name, kind in columns.items():
+        client.command(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {_name(name)} {kind}")
+
+
+def _columns(client: Any, source: str) -> dict[str, str]:
+    rows = client.query(f"DESCRIBE TABLE {source}", settings={"use_hive_partitioning": 0}).result_rows
+    return {row[0]: row[1] for row in rows}
+
+
+def _counts(client: Any, table: str, commit: str) -> dict[str, int]:
+    query = f"SELECT split, count() FROM {table} WHERE _commit = '{commit}' GROUP BY split"
+    return {str(split): int(rows) for split, rows in client.query(query).result_rows}
+
+
+def _source(lake: Lake, commit: str) -> str:
+    address = f"{lake.connection.url}/{lake.repository}/{commit}/data/*/*.parquet"
+    login, password = _text(lake.connection.login), _text(lake.connection.password)
+    return f"s3({_text(address)}, {login}, {password}, 'Parquet')"
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ConfigError(f"{name!r} is no name for a ClickHouse table or column.")
+    return f"`{name}`"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _safe(error: Exception) -> str:
+    """Return the error's text without the credentials of an ``s3()`` call."""
+    return re.sub(r"s3\([^)]*\)", "s3(...)", str(error))[:500]

@@ -1,0 +1,149 @@
+"""lakeFS by its API: the few calls a dataset version needs, each with timeouts and errors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from adin.connections import Connection, connection
+from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
+from adin.settings import settings
+
+_ERRORS: dict[int, type[AdinError]] = {
+    400: ConfigError,
+    401: ConfigError,
+    403: ConfigError,
+    404: NotFoundError,
+    409: ConflictError,
+    412: ConflictError,
+}
+
+
+class Lake:
+    """One lakeFS repository.
+
+    :param conn: the connection; default ``lakefs``.
+    :raises ConfigError: no connection is declared, or it names no repository.
+    """
+
+    def __init__(self, conn: Connection | None = None) -> None:
+        import lakefs_sdk
+        import urllib3
+        from lakefs_sdk.client import LakeFSClient
+
+        self.connection = conn or connection("lakefs")
+        self.repository = self.connection.schema or settings().dataset_repository
+        config = lakefs_sdk.Configuration(
+            host=f"{self.connection.url}/api/v1", username=self.connection.login, password=self.connection.password
+        )
+        # only reads are repeated: a repeated commit or merge could act twice
+        config.retries = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 502, 503, 504))
+        self._api = LakeFSClient(config)
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        import lakefs_sdk
+        import urllib3
+
+        timeout = (settings().connect_timeout, settings().read_timeout)
+        try:
+            return method(*args, _request_timeout=timeout, **kwargs)
+        except lakefs_sdk.ApiException as error:
+            kind = _ERRORS.get(error.status or 0, ServiceError)
+            what = f"lakeFS at {self.connection.url}: {error.status} {error.reason}: {_message(error)}"
+            raise kind(what, "Check the connection lakefs." if error.status in (401, 403) else "") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ServiceError(f"lakeFS at {self.connection.url} does not answer: {error}.", "Is it up?") from None
+
+    def create_branch(self, name: str, source: str) -> None:
+        """Create a branch; :raises ConflictError: it exists."""
+        from lakefs_sdk import BranchCreation
+
+        self._call(self._api.branches_api.create_branch, self.repository, BranchCreation(name=name, source=source))
+
+    def ensure_branch(self, name: str, source: str = "main") -> None:
+        """Create a branch unless it exists."""
+        try:
+            self.create_branch(name, source)
+        except ConflictError:
+            return
+
+    def delete_branch(self, name: str) -> None:
+        """Delete a branch and what is staged on it; no error if it is gone."""
+        try:
+            self._call(self._api.branches_api.delete_branch, self.repository, name)
+        except NotFoundError:
+            return
+
+    def list(self, ref: str, prefix: str = "") -> list[str]:
+        """Return the paths below a prefix at a branch or commit, sorted."""
+        paths: list[str] = []
+        after = ""
+        while True:
+            page = self._call(
+                self._api.objects_api.list_objects, self.repository, ref, prefix=prefix, after=after, amount=1000
+            )
+            paths += [entry.path for entry in page.results]
+            if not page.pagination.has_more:
+                return paths
+            after = page.pagination.next_offset
+
+    def delete(self, branch: str, paths: list[str]) -> None:
+        """Delete objects of a branch, a thousand a call."""
+        from lakefs_sdk import PathList
+
+        for start in range(0, len(paths), 1000):
+            batch = PathList(paths=paths[start : start + 1000])
+            self._call(self._api.objects_api.delete_objects, self.repository, branch, batch)
+
+    def upload(self, branch: str, path: str, content: bytes) -> None:
+        """Write one object to a branch."""
+        self._call(self._api.objects_api.upload_object, self.repository, branch, path, content=content)
+
+    def read(self, ref: str, path: str) -> bytes:
+        """Return the content of one object at a branch or commit."""
+        return bytes(self._call(self._api.objects_api.get_object, self.repository, ref, path))
+
+    def commit(self, branch: str, message: str, metadata: dict[str, str]) -> str:
+        """Commit what is staged on a branch and return the commit id."""
+        from lakefs_sdk import CommitCreation
+
+        creation = CommitCreation(message=message, metadata=metadata)
+        return str(self._call(self._api.commits_api.commit, self.repository, branch, creation).id)
+
+    def squash(self, source: str, target: str, message: str, metadata: dict[str, str]) -> str:
+        """Bring all changes of a branch into another as one commit and return its id.
+
+        :raises ConflictError: the target changed the same paths since the source was branched off.
+        """
+        from lakefs_sdk import Merge
+
+        merge = Merge(message=message, metadata=metadata, squash_merge=True)
+        found = self._call(self._api.refs_api.merge_into_branch, self.repository, source, target, merge=merge)
+        return str(found.reference)
+
+    def log(self, ref: str) -> Iterator[Any]:
+        """Yield the commits of a branch, newest first; none if there is no such branch."""
+        after = ""
+        while True:
+            try:
+                page = self._call(
+                    self._api.refs_api.log_commits, self.repository, ref, after=after, amount=1000, first_parent=True
+                )
+            except NotFoundError:
+                return
+            yield from page.results
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
+
+    def metadata(self, ref: str) -> dict[str, str]:
+        """Return the metadata of one commit; :raises NotFoundError: there is no such commit."""
+        return dict(self._call(self._api.commits_api.get_commit, self.repository, ref).metadata or {})
+
+    def resolve(self, ref: str) -> str:
+        """Return the full commit id of a branch, tag or shortened commit id."""
+        return str(self._call(self._api.commits_api.get_commit, self.repository, ref).id)
+
+
+def _message(error: Any) -> str:
+    return str(error.body or "").strip()[:300]

@@ -1,0 +1,281 @@
+"""Dataset versions: a point-in-time training set, frozen as one lakeFS commit with a manifest.
+
+The hash of all inputs stands in the commit's metadata and is looked up before anything is built: the same request
+gives the same version, and a build that was killed leaves nothing but a branch of its own, removed by the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adin.datasets.lake import Lake
+from adin.errors import ConflictError, DataError, NotFoundError
+from adin.features import hdfs, hive, jobs, repo
+from adin.problem import Problem, problem
+from adin.run_key import content_hash
+from adin.settings import ROOT, settings
+from adin.window import Window
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MANIFEST = "manifest.json"
+_INPUTS = "adin_inputs"
+#: Temporary tables older than this belong to builds that are dead.
+_ABANDONED_AFTER = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One immutable training set.
+
+    :param commit: lakeFS commit id; the version's name everywhere.
+    :param manifest: what it was made of; see ``docs/datasets.md``.
+    """
+
+    problem: str
+    commit: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Return the number of rows of each split."""
+        return dict(self.manifest["rows"])
+
+    @property
+    def window(self) -> Window:
+        """Return the window of events the version covers."""
+        return Window.from_text(self.manifest["window"])
+
+
+def build(
+    name: str, window: Window, key: str, *, lake: Lake | None = None, progress: Callable[[str], None] = lambda _: None
+) -> DatasetVersion:
+    """Build the training set of a problem for a window, or find the version already built from the same inputs.
+
+    :param name: problem.
+    :param window: events to learn from; the last spans of it become the validate and test splits.
+    :param key: run key; names the Spark job and stands in the commit.
+    :param progress: called with one line at each step.
+    :raises DataError: no features or labels for the window, or the counts of a step disagree.
+    """
+    spec = problem(name)
+    lake = lake or Lake()
+    inputs = _inputs(spec, window)
+    digest = content_hash(inputs)
+    if found := find(name, digest, lake=lake):
+        progress(f"found {found.commit[:12]}: same inputs, same version")
+        return found
+    _drop_abandoned()
+    table = f"{settings().temp_database}.{name}_{digest[:16]}"
+    progress("point-in-time join in Spark")
+    arguments = {"problem": name, "window": str(window), "table": table}
+    result = jobs.run("retrieve", key=key, arguments=arguments)
+    if not hive.exists(table):  # the result is of an earlier try which was killed after it dropped the table
+        jobs.forget(key)
+        result = jobs.run("retrieve", key=key, arguments=arguments)
+    progress(f"{sum(result['rows'].values()):,} rows; copying to lakeFS")
+    version = _publish(spec, inputs, digest, result, key, lake)
+    hive.drop_table(table)
+    progress(f"committed {version.commit[:12]}")
+    return version
+
+
+def find(name: str, digest: str, *, lake: Lake | None = None) -> DatasetVersion | None:
+    """Return the version of a problem built from the inputs with this hash, if there is one."""
+    lake = lake or Lake()
+    commit = next((c.id for c in lake.log(name) if (c.metadata or {}).get(_INPUTS) == digest), None)
+    return version(name, commit, lake=lake) if commit else None
+
+
+def version(name: str, commit: str, *, lake: Lake | None = None) -> DatasetVersion:
+    """Return one version by its commit id, which may be shortened.
+
+    :raises NotFoundError: there is no such commit, or it holds no dataset of this problem.
+    """
+    lake = lake or Lake()
+    try:
+        commit = lake.resolve(commit)
+        manifest = json.loads(lake.read(commit, MANIFEST))
+    except NotFoundError:
+        raise NotFoundError(f"No dataset version {commit!r}.", f"List them with `adin dataset list {name}`.") from None
+    if manifest["problem"] != name:
+        raise NotFoundError(f"Commit {commit[:12]} is a dataset of {manifest['problem']}, not of {name}.")
+    return DatasetVersion(name, commit, manifest)
+
+
+def versions(name: str, *, lake: Lake | None = None) -> list[DatasetVersion]:
+    """Return all versions of a problem, newest first."""
+    lake = lake or Lake()
+    commits = [c.id for c in lake.log(name) if _INPUTS in (c.metadata or {})]
+    return [version(name, commit, lake=lake) for commit in commits]
+
+
+def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) -> DatasetVersion:
+    """Copy a version's files below a folder and verify each against the manifest.
+
+    :param target: gets ``data/split=<split>/*.parquet`` and ``manifest.json``.
+    :raises DataError: a file's hash differs from the manifest.
+    """
+    lake = lake or Lake()
+    found = version(name, commit, lake=lake)
+
+    def fetch(entry: Mapping[str, Any]) -> None:
+        content = lake.read(found.commit, entry["path"])
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise DataError(f"{entry['path']} of commit {found.commit[:12]} differs from its manifest.")
+        path = target / entry["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fetch, found.manifest["files"]))
+    (target / MANIFEST).write_text(json.dumps(found.manifest, indent=2))
+    return found
+
+
+def frame(name: str, commit: str, split: str, *, lake: Lake | None = None) -> pyarrow.Table:
+    """Return one split of a version as an Arrow table, verified, for notebooks and small sets."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    lake = lake or Lake()
+    found = version(name, commit, lake=lake)
+    entries = [entry for entry in found.manifest["files"] if entry["split"] == split]
+    if not entries:
+        raise NotFoundError(f"Version {commit[:12]} has no split {split!r}.", f"It has {', '.join(found.rows)}.")
+    contents = [lake.read(found.commit, entry["path"]) for entry in entries]
+    return pyarrow.concat_tables(pyarrow.parquet.read_table(io.BytesIO(content)) for content in contents)
+
+
+def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
+    """Return everything a training set depends on; equal inputs mean an equal training set."""
+    service = repo.service(spec.domain, spec.features)
+    tables = {view.table for view in service.views} | {spec.label.table}
+    last = window.days[-1].isoformat()
+    sources = {
+        table: {day: part.fingerprint for day, part in sorted(hive.partitions(table).items()) if day <= last}
+        for table in sorted(tables)
+    }
+    if empty := [table for table, days in sources.items() if not days]:
+        raise DataError(
+            f"No published partition before {window.end:%Y-%m-%d} in {', '.join(empty)}.",
+            f"Run features__{spec.domain} for the window first.",
+        )
+    return {
+        "problem": spec.name,
+        "window": str(window),
+        "label": spec.label.model_dump(mode="json"),
+        "event_time": spec.event_time,
+        "predict_before": spec.predict_before.total_seconds(),
+        "split": spec.split.model_dump(),
+        "service": service.name,
+        "features": list(service.columns),
+        "registry": _hash_of_files(spec_path for spec_path in (settings().feature_repo / spec.domain).rglob("*.py")),
+        "join": _hash_of_files((ROOT / "include" / "spark").glob("*.py")),
+        "sources": sources,
+    }
+
+
+def _publish(
+    spec: Problem, inputs: dict[str, Any], digest: str, result: dict[str, Any], key: str, lake: Lake
+) -> DatasetVersion:
+    """Copy the temporary table to a branch of its own and bring it to the problem's branch as one commit."""
+    branch = f"build-{spec.name}-{digest[:16]}"
+    lake.ensure_branch(spec.name)
+    for attempt in range(5):
+        lake.delete_branch(branch)
+        lake.create_branch(branch, spec.name)
+        lake.delete(branch, lake.list(branch))
+        files = _copy(result["location"], branch, lake)
+        manifest = _manifest(inputs, result, files, key)
+        lake.upload(branch, MANIFEST, json.dumps(manifest, indent=2).encode())
+        metadata = {_INPUTS: digest, "adin_run_key": key, "adin_window": inputs["window"], "adin_problem": spec.name}
+        lake.commit(branch, f"Stage {spec.name} {inputs['window']}", metadata)
+        try:
+            commit = lake.squash(branch, spec.name, f"Dataset {spec.name} {inputs['window']}", metadata)
+        except ConflictError:
+            if found := find(spec.name, digest, lake=lake):
+                return found
+            if attempt == 4:
+                raise
+            continue  # another version came first: build on top of it
+        lake.delete_branch(branch)
+        return DatasetVersion(spec.name, commit, manifest)
+    raise AssertionError("unreachable")
+
+
+def _copy(location: str, branch: str, lake: Lake) -> list[dict[str, Any]]:
+    """Copy the table's Parquet files byte by byte; rows are counted from the files' own footers."""
+    import io
+
+    import pyarrow.parquet
+
+    def copy(source: str) -> dict[str, Any]:
+        split, file = source.split("/")[-2:]
+        content = hdfs.read(source)
+        path = f"data/{split}/{file}"
+        lake.upload(branch, path, content)
+        return {
+            "path": path,
+            "split": split.removeprefix("split="),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "rows": pyarrow.parquet.ParquetFile(io.BytesIO(content)).metadata.num_rows,
+        }
+
+    sources = [path for path in hdfs.list_files(location) if path.endswith(".parquet")]
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(copy, sorted(sources)))
+
+
+def _manifest(inputs: dict[str, Any], result: dict[str, Any], files: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    counted: dict[str, int] = {}
+    for entry in files:
+        counted[entry["split"]] = counted.get(entry["split"], 0) + entry["rows"]
+    expected = {split: rows for split, rows in result["rows"].items() if rows}
+    if counted != expected:
+        raise DataError(f"The join wrote {expected} rows but its files hold {counted}.", "Run the task again.")
+    return {
+        **inputs,
+        "rows": result["rows"],
+        "dropped_unlabelled": result["dropped_unlabelled"],
+        "files": files,
+        "code_version": _code_version(),
+        "run_key": key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _drop_abandoned() -> None:
+    limit = datetime.now(UTC) - _ABANDONED_AFTER
+    for table, created in hive.tables(settings().temp_database).items():
+        if created < limit:
+            hive.drop_table(f"{settings().temp_database}.{table}")
+
+
+def _hash_of_files(paths: Any) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _code_version() -> str:
+    """Return the commit of the project's code, or its version where it is no checkout."""
+    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    from importlib.metadata import version as installed
+
+    return installed("adin-mlops")
