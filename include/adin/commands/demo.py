@@ -1,0 +1,65 @@
+"""The main line in one command: raw data, features, training, the model under load."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from adin.commands import output
+from adin.errors import NotFoundError
+from adin.problem import Problem
+from adin.problem import problem as read_problem
+
+#: The demo's data: one year of flights.
+_START, _END = "2013-01-01T00:00:00Z", "2014-01-01T00:00:00Z"
+
+
+def demo(problem: Annotated[str, typer.Argument(help="Problem to run end to end.")] = "flights_delay") -> None:
+    """Start the stack, load the demo's raw data, build features, train, promote, and ask the new model.
+
+    Takes up where it was interrupted; a second run changes nothing. Example: adin demo
+    """
+    from adin.stack import control, demo_data
+    from adin.stack.airflow_api import AirflowApi
+
+    spec = read_problem(problem)
+    began = time.monotonic()
+    control.up(progress=output.step)
+    output.step(f"raw data of {spec.domain} into HDFS")
+    demo_data.load(spec.domain, progress=output.step)
+    airflow = AirflowApi(*control.airflow_login())
+    conf = {"window_start": _START, "window_end": _END}
+    for dag in ("apply_features", f"features__{spec.domain}", f"train__{spec.name}"):
+        run = f"demo__{_START[:10]}_{_END[:10]}"
+        airflow.start(dag, run, {"domain": spec.domain} if dag == "apply_features" else conf)
+        airflow.wait(dag, run, progress=output.step)
+    _summary(spec, time.monotonic() - began)
+    output.console.print(control.addresses())
+
+
+def _summary(spec: Problem, seconds: float) -> None:
+    from adin import datasets
+    from adin.models import registry
+    from adin.serving.client import ServingClient
+
+    models = registry()
+    state = models.state(spec.name)
+    newest = max(state.versions)
+    shown = state.champion or newest
+    manifest = models.version(spec.name, shown).manifest
+    served = ServingClient().status(spec.name)
+    facts = {
+        "problem": spec.name,
+        "time": f"{seconds:.0f} s",
+        "dataset": manifest.dataset,
+        "rows": datasets.version(spec.name, manifest.dataset).rows,
+        "model version": f"{shown} ({state.versions[shown]})",
+        "test metrics": {name: round(value, 4) for name, value in manifest.metrics["test"]["all"].items()},
+        "under load": served["version"],
+        "ask it": f"adin predict {spec.name} --example",
+    }
+    output.facts(facts)
+    if state.champion is None:
+        raise NotFoundError(f"No version of {spec.name} was promoted.", f"See `adin model show {spec.name} {newest}`.")

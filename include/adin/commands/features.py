@@ -1,0 +1,72 @@
+"""Features: what would change, apply, load online, status."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adin.commands import output
+from adin.window import Window
+
+app = typer.Typer(no_args_is_help=True)
+Domain = Annotated[str, typer.Argument(help="Feature domain, a folder of feature_repo.")]
+
+
+@app.command("plan", epilog="Example: adin features plan flights")
+def plan(domain: Domain, json: output.Json = False) -> None:
+    """Show what `apply` would change in the registry."""
+    from adin.features import store
+
+    found = store.plan(domain)
+    output.emit(found.as_dict()) if json else output.console.print(str(found))
+
+
+@app.command("apply", epilog="Example: adin features apply flights")
+def apply(domain: Domain, json: output.Json = False) -> None:
+    """Bring the registry to what the feature repository says; never deletes."""
+    from adin.features import store
+
+    done = store.apply(domain)
+    output.emit(done.as_dict()) if json else output.console.print(str(done))
+
+
+@app.command(
+    "materialize", epilog="Example: adin features materialize flights origin_2h --start 2013-12-31 --end 2014-01-01"
+)
+def materialize(
+    domain: Domain,
+    view: Annotated[str, typer.Argument(help="Feature view.")],
+    start: Annotated[str, typer.Option(help="First day, UTC.")],
+    end: Annotated[str, typer.Option(help="Day after the last, UTC.")],
+    json: output.Json = False,
+) -> None:
+    """Write what changed in a window to the online store."""
+    from dataclasses import asdict
+
+    from adin.features import online
+
+    report = asdict(online.materialize(domain, view, Window.parse(start, end)))
+    output.emit(report) if json else output.facts(report)
+
+
+@app.command("status", epilog="Example: adin features status flights")
+def status(domain: Domain, json: output.Json = False) -> None:
+    """Show each table's published partitions and rows."""
+    from adin.features import hive, repo
+
+    rows = []
+    for view in repo.domain(domain).views:
+        parts = hive.partitions(view.table)
+        rows.append(
+            {
+                "view": view.name,
+                "table": view.table,
+                "days": len(parts),
+                "rows": sum(part.rows for part in parts.values()),
+                "newest": max(parts, default=None),
+            }
+        )
+    if json:
+        return output.emit(rows)
+    output.table(["view", "table", "days", "rows", "newest"], [tuple(row.values()) for row in rows])
