@@ -77,7 +77,7 @@ class AirflowApi:
                 time.sleep(1)
 
     def start(self, dag_id: str, run_id: str, conf: dict[str, Any]) -> None:
-        """Start a run under a fixed id; one that failed is taken up where it failed, one that is there is left alone."""
+        """Start a run under a fixed id. One that failed goes on where it failed; any other is left alone."""
         self.wait_for_dag(dag_id)
         try:
             state = self.run(dag_id, run_id)["state"]
