@@ -29,9 +29,9 @@ def write(monkeypatch, tmp_path):
     monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path))
     settings.cache_clear()
 
-    def _write(name="made", **changes):
-        (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / "problem.yaml").write_text(yaml.safe_dump(GOOD | changes))
+    def _write(folder="made", **changes):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "problem.yaml").write_text(yaml.safe_dump(GOOD | changes))
 
     yield _write
     settings.cache_clear()
