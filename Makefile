@@ -1,0 +1,41 @@
+# The two commands: `make demo` and `make test`.
+PYTHON ?= python3
+ADIN := .venv/bin/adin
+TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
+PROBLEM ?= flights_delay
+
+.PHONY: setup environments demo up down test lint unit servers accept testdoc bench
+
+setup:
+	@$(PYTHON) bootstrap.py
+
+environments:
+	@$(PYTHON) bootstrap.py --environments
+
+demo: setup
+	@$(ADIN) demo $(PROBLEM)
+
+up: setup
+	@$(ADIN) stack up
+
+down:
+	@$(ADIN) stack down
+
+lint: environments
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit: environments
+	.venv/bin/pytest tests/unit -m "not ml"
+	.venv-ml/bin/pytest tests/unit -m ml
+
+# Real servers, in a home and on ports of their own; they are stopped whatever happens.
+servers: setup
+	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
+	$(TEST_STACK) $(ADIN) stack up; \
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/acceptance; \
+	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
+
+test: setup lint unit servers
