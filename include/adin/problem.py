@@ -16,7 +16,8 @@ from adin.settings import settings
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-def _duration(value: Any) -> Any:
+def duration(value: Any) -> Any:
+    """Read ``100ms``, ``30s``, ``60min``, ``6h``, ``1d`` or ``2w``; anything but text is handed on."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|w)\s*", value)
@@ -25,7 +26,7 @@ def _duration(value: Any) -> Any:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
 class _Spec(BaseModel):

@@ -1,0 +1,79 @@
+"""Files in HDFS, by the NameNode's own protocol; a path may carry its ``hdfs://`` address."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from adin.connections import connection
+from adin.errors import NotFoundError, ServiceError
+
+
+@lru_cache(maxsize=4)
+def _client(namenode: str) -> Any:
+    from hdfs_native import Client
+
+    return Client(namenode)
+
+
+def _call(method: str, path: str, *args: Any) -> Any:
+    namenode = str(connection("spark").extra["namenode"])
+    try:
+        return getattr(_client(namenode), method)(urlsplit(path).path, *args)
+    except FileNotFoundError:
+        raise NotFoundError(f"No {urlsplit(path).path} in HDFS at {namenode}.") from None
+    except (OSError, RuntimeError) as error:
+        raise ServiceError(f"HDFS at {namenode} refused {method} {path}: {error}.", "Is it up?") from None
+
+
+def exists(path: str) -> bool:
+    """Tell whether there is such a file or folder."""
+    try:
+        _call("get_file_info", path)
+    except NotFoundError:
+        return False
+    return True
+
+
+def list_files(path: str) -> list[str]:
+    """Return the paths of all files below a folder; none if there is no such folder."""
+    try:
+        found = list(_call("list_status", path, True))
+    except NotFoundError:
+        return []
+    return sorted(status.path for status in found if not status.isdir)
+
+
+def read(path: str) -> bytes:
+    """Return a file's content."""
+    with _call("read", path) as file:
+        return bytes(file.read())
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a file in one visible step: to a name of its own, then renamed."""
+    from hdfs_native import WriteOptions
+
+    part = f"{path}.part"
+    with _call("create", part, WriteOptions(overwrite=True)) as file:
+        file.write(content)
+    _call("rename", part, path, True)
+
+
+def make(path: str) -> None:
+    """Make a folder and those above it."""
+    _call("mkdirs", path, 0o755, True)
+
+
+def rename(path: str, target: str) -> None:
+    """Move a file or folder to a name that is free."""
+    _call("rename", path, target, False)
+
+
+def delete(path: str) -> None:
+    """Delete a file or folder with all it holds; no error if it is gone."""
+    try:
+        _call("delete", path, True)
+    except NotFoundError:
+        return

@@ -1,0 +1,59 @@
+"""Make the staged output of an ingest job visible, once its quality gate is passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adin.errors import DataError
+from adin.features import hdfs, hive, repo
+
+
+def gate(results: Iterable[Mapping[str, Any]]) -> None:
+    """Let the line go on only if no rule is broken in any table.
+
+    :param results: results of the ingest jobs of one window.
+    :raises DataError: names each table, rule, number of rows, days and sample keys; nothing was published.
+    """
+    told = [
+        f"{result['table']}: {broken['rows']} rows: {broken['rule']} (days {', '.join(broken['days'])}"
+        + (f"; e.g. {', '.join(broken['sample'])})" if broken["sample"] else ")")
+        for result in results
+        for broken in result["violations"]
+    ]
+    if told:
+        listed = "\n  ".join(told)
+        raise DataError(
+            f"The quality gate stopped the line; nothing was published:\n  {listed}\n",
+            "Correct the raw data or the rule in quality.py, then clear the ingest tasks.",
+        )
+
+
+def publish(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Publish one table's staged days and return the facts of the step.
+
+    A day whose rows are what they were is left alone and its staged copy deleted.
+
+    :param result: what the ingest job of the table returned.
+    """
+    domain = repo.domain(result["domain"])
+    view = domain.view(result["view"])
+    days = {
+        day: hive.Partition(f"{result['location']}/day={day}", part["fingerprint"], part["rows"], result["key"])
+        for day, part in result["partitions"].items()
+    }
+    new, changed = hive.publish(view.table, result["columns"], days)
+    for day in days.keys() - {*new, *changed}:
+        current = hive.partitions(view.table)[day].location
+        if current != days[day].location:
+            hdfs.delete(days[day].location)
+    return {
+        "view": view.name,
+        "table": view.table,
+        "window": result["window"],
+        "rows": sum(part.rows for part in days.values()),
+        "days": len(days),
+        "new": len(new),
+        "changed": len(changed),
+        "fingerprints": {day: part.fingerprint for day, part in days.items()},
+    }

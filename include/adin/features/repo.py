@@ -1,0 +1,263 @@
+"""The feature repository as it is on disk: Feast's own objects, plus the SQL and raw tables behind them.
+
+Definitions are read by importing ``feature_repo/<domain>/*.py``, never from the registry, whose on-demand views are
+pickles.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from string import Template
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from adin.errors import ConfigError, NotFoundError
+from adin.problem import duration
+from adin.settings import settings
+from adin.window import Window
+
+
+@dataclass(frozen=True)
+class View:
+    """A feature view, or a label table, as a Hive table.
+
+    :param keys: columns that name the entity, in Feast's order; empty for a label table.
+    :param features: name and Feast type name of each feature; empty for a label table.
+    :param ttl: how long a value is valid; zero means for ever.
+    """
+
+    name: str
+    table: str
+    keys: tuple[str, ...] = ()
+    features: tuple[tuple[str, str], ...] = ()
+    ttl: timedelta = timedelta(0)
+    event: str = "event_timestamp"
+    created: str = "created_timestamp"
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """An on-demand view: a pandas function over request values and other views' features.
+
+    :param features: name and Feast type name of each feature.
+    :param inputs: column of the input frame -> full name of the feature, or the request value itself.
+    """
+
+    name: str
+    features: tuple[tuple[str, str], ...]
+    inputs: Mapping[str, str]
+    function: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A raw table in HDFS: its columns with Spark types, and whether it lands only when it changes."""
+
+    columns: Mapping[str, str]
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One folder of the feature repository."""
+
+    name: str
+    path: Path
+    views: tuple[View, ...]
+    raw: Mapping[str, RawTable]
+    reads: Mapping[str, tuple[str, ...]]
+    lookback: Mapping[str, timedelta]
+    feast_objects: tuple[Any, ...] = field(repr=False)
+
+    def view(self, name: str) -> View:
+        """Return one view; :raises NotFoundError: there is none of that name."""
+        found = next((view for view in self.views if view.name == name), None)
+        if found is None:
+            known = ", ".join(view.name for view in self.views)
+            raise NotFoundError(f"No view {name!r} in {self.path}.", f"Views: {known}.")
+        return found
+
+    def sql(self, view: str, window: Window) -> str:
+        """Return the view's query for a window."""
+        text = (self.path / f"{view}.sql").read_text()
+        start, end = (f"{at:%Y-%m-%d %H:%M:%S}" for at in (window.start, window.end))
+        return Template(text).safe_substitute(window_start=start, window_end=end)
+
+    def folder(self, table: str, day: object) -> str:
+        """Return the HDFS folder of a raw table's day."""
+        return f"{settings().raw_root}/{self.name}/{table}/day={day}"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a model sees: a Feast feature service, resolved.
+
+    :param selected: per view, the features the service takes.
+    :param columns: full names ``view__feature`` in the model's order.
+    :param request: request values that on-demand views need, without ``prediction_time``.
+    """
+
+    name: str
+    views: tuple[View, ...]
+    selected: Mapping[str, tuple[str, ...]]
+    on_demand: tuple[OnDemand, ...]
+    columns: tuple[str, ...]
+    request: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return every entity key the service needs."""
+        return tuple(dict.fromkeys(key for view in self.views for key in view.keys))
+
+    def on_demand_types(self) -> list[tuple[str, str]]:
+        """Return full name and Feast type name of each on-demand feature."""
+        return [(f"{view.name}__{name}", kind) for view in self.on_demand for name, kind in view.features]
+
+
+def with_on_demand(frame: Any, views: tuple[OnDemand, ...]) -> Any:
+    """Return a pandas frame with the on-demand features added, offline and online alike.
+
+    :param frame: one row a request: request values, ``prediction_time``, and the other views' features by full name.
+    """
+    for view in views:
+        inputs = frame[list(view.inputs.values())].set_axis(list(view.inputs), axis=1)
+        made = view.function(inputs)
+        frame = frame.assign(**{f"{view.name}__{name}": made[name].to_numpy() for name, _ in view.features})
+    return frame
+
+
+def domains() -> list[str]:
+    """Return the names of all domains."""
+    return sorted(path.parent.name for path in settings().feature_repo.glob("*/raw.yaml"))
+
+
+@cache
+def domain(name: str) -> Domain:
+    """Read one domain.
+
+    :raises NotFoundError: there is no such folder.
+    :raises ConfigError: its files contradict each other; the message names the file.
+    """
+    path = settings().feature_repo / name
+    if not (path / "raw.yaml").is_file():
+        raise NotFoundError(f"No feature domain {name!r} in {settings().feature_repo}.", f"Known: {domains()}.")
+    from feast import Entity, FeatureView
+
+    spec = yaml.safe_load((path / "raw.yaml").read_text())
+    objects = _feast_objects(path)
+    keys = {found.name: found.join_key for found in objects if isinstance(found, Entity)}
+    known = {found.name: _view(found, keys) for found in objects if type(found) is FeatureView}
+    queries = sorted(file.stem for file in path.glob("*.sql"))
+    for view in known:
+        if view not in queries:
+            raise ConfigError(f"View {view} has no {path / view}.sql.", "Write the query that makes its table.")
+    views = tuple(known.get(query) or View(query, f"{name}.{query}") for query in queries)
+    reads = {view: tuple(entry["reads"]) for view, entry in spec["views"].items()}
+    if missing := [query for query in queries if query not in reads]:
+        raise ConfigError(f"{path / 'raw.yaml'} does not say what {', '.join(missing)} reads.")
+    return Domain(
+        name=name,
+        path=path,
+        views=views,
+        raw={table: RawTable(entry["columns"], entry.get("static", False)) for table, entry in spec["tables"].items()},
+        reads=reads,
+        lookback={view: duration(entry.get("lookback", "0s")) for view, entry in spec["views"].items()},
+        feast_objects=objects,
+    )
+
+
+@cache
+def service(domain_name: str, name: str) -> Service:
+    """Resolve one feature service.
+
+    :raises NotFoundError: the domain declares no service of that name.
+    """
+    from feast import FeatureService, FeatureView
+
+    found = domain(domain_name)
+    services = {each.name: each for each in found.feast_objects if isinstance(each, FeatureService)}
+    if name not in services:
+        raise NotFoundError(f"No FeatureService {name!r} in {found.path}.", f"Known: {', '.join(services) or 'none'}.")
+    by_name = {each.name: each for each in found.feast_objects if hasattr(each, "name")}
+    selected: dict[str, tuple[str, ...]] = {}
+    needed: dict[str, View] = {}
+    on_demand: list[OnDemand] = []
+    columns: list[str] = []
+    request: dict[str, None] = {}
+    for projection in services[name].feature_view_projections:
+        source = by_name[projection.name]
+        features = tuple(feature.name for feature in projection.features)
+        columns += [f"{projection.name}__{feature}" for feature in features]
+        if type(source) is FeatureView:
+            needed[source.name] = found.view(source.name)
+            selected[source.name] = features
+            continue
+        made = _on_demand(source, tuple((feature.name, str(feature.dtype)) for feature in projection.features))
+        on_demand.append(made)
+        for base in source.source_feature_view_projections.values():
+            needed.setdefault(base.name, found.view(base.name))
+            selected.setdefault(base.name, ())
+        request |= dict.fromkeys(field for field in made.inputs.values() if "__" not in field)
+    request.pop("prediction_time", None)
+    return Service(name, tuple(needed.values()), selected, tuple(on_demand), tuple(columns), tuple(request))
+
+
+def quality(domain_name: str) -> Mapping[str, Any]:
+    """Return the pandera schema of each table of a domain. Needs pandera, which only the Airflow environment has."""
+    path = domain(domain_name).path / "quality.py"
+    return _load(path).SCHEMAS if path.is_file() else {}
+
+
+def _view(found: Any, join_keys: Mapping[str, str]) -> View:
+    keys = tuple(join_keys[entity] for entity in found.entities)
+    features = tuple((feature.name, str(feature.dtype)) for feature in found.features)
+    ttl = found.ttl or timedelta(0)
+    source = found.batch_source
+    created = source.created_timestamp_column or source.timestamp_field
+    return View(found.name, source.table, keys, features, ttl, source.timestamp_field, created)
+
+
+def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:
+    inputs: dict[str, str] = {}
+    for projection in source.source_feature_view_projections.values():
+        inputs |= {feature.name: f"{projection.name}__{feature.name}" for feature in projection.features}
+    for asked in source.source_request_sources.values():
+        inputs |= {item.name: item.name for item in asked.schema}
+    return OnDemand(source.name, features, inputs, source.feature_transformation.udf)
+
+
+def _feast_objects(path: Path) -> tuple[Any, ...]:
+    from feast import Entity, FeatureService, FeatureView
+    from feast.data_source import DataSource
+    from feast.on_demand_feature_view import OnDemandFeatureView
+
+    kinds = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
+    found: dict[tuple[str, str], Any] = {}
+    for file in sorted(path.glob("*.py")):
+        if file.name == "quality.py":
+            continue
+        for value in vars(_load(file)).values():
+            if isinstance(value, kinds):
+                found[type(value).__name__, value.name] = value
+    return tuple(found.values())
+
+
+def _load(file: Path) -> ModuleType:
+    name = f"adin_feature_repo_{file.parent.name}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{file} cannot be imported: {error!r}.") from error
+    return module

@@ -1,0 +1,64 @@
+"""What every job shares: its session, its arguments, and how it tells its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from adin.errors import AdinError, DataError
+from adin.features.jobs import ERROR_MARK
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+
+def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]]) -> None:
+    """Run a job with the arguments it was submitted with; keep its result in HDFS or tell what was wrong."""
+    arguments = json.loads(sys.argv[1])
+    session = SparkSession.builder.enableHiveSupport().getOrCreate()
+    try:
+        result = work(session, arguments) | {
+            "key": arguments["key"],
+            "application_id": session.sparkContext.applicationId,
+        }
+        _write(session, arguments["result"], json.dumps(result))
+    except AdinError as error:
+        _tell(error)
+        sys.exit(1)
+    except Exception as error:
+        if corrupt := _corrupt_file(error):
+            _tell(DataError(f"{corrupt} cannot be read as Parquet.", "Load that raw partition again, then retry."))
+        else:
+            traceback.print_exc()
+        sys.exit(1)
+    finally:
+        session.stop()
+
+
+def _tell(error: AdinError) -> None:
+    print(ERROR_MARK + json.dumps({"kind": type(error).__name__, "message": str(error)}), file=sys.stderr)
+
+
+def _corrupt_file(error: Exception) -> str:
+    """Return the file which Spark could not read, if that is what went wrong."""
+    text = str(error) if isinstance(error, PySparkException) else f"{error} {getattr(error, 'java_exception', '')}"
+    if not re.search(r"FAILED_READ_FILE|is not a Parquet file|CANNOT_READ_FILE_FOOTER|Could not read footer", text):
+        return ""
+    found = re.search(r"hdfs://[^\s'\"\]]+?\.parquet", text)
+    return found[0] if found else ""
+
+
+def _write(session: SparkSession, path: str, text: str) -> None:
+    """Write a small file through Hadoop's own client: to a name of its own, then renamed."""
+    gateway: Any = session.sparkContext._jvm
+    jsc: Any = session.sparkContext._jsc
+    files = gateway.org.apache.hadoop.fs.FileSystem.get(jsc.hadoopConfiguration())
+    target, part = (gateway.org.apache.hadoop.fs.Path(name) for name in (path, f"{path}.part"))
+    stream = files.create(part, True)
+    stream.write(bytearray(text.encode()))
+    stream.close()
+    files.delete(target, False)
+    files.rename(part, target)

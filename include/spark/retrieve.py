@@ -1,0 +1,154 @@
+"""The point-in-time training set of a problem, into a temporary Hive table.
+
+Each view is joined by one sort: feature rows and entity rows are put into one list per key, ordered by when a row was
+available, and each entity row takes the greatest (event time, created time, hash) seen so far. So nothing created after
+the prediction time is used, ties have one answer, and rows are never multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import job
+import pandas as pd
+from adin.errors import DataError
+from adin.features import repo
+from adin.problem import Problem, problem
+from adin.window import Window as Span
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+_TYPES = {
+    "Float32": T.FloatType(),
+    "Float64": T.DoubleType(),
+    "Int32": T.IntegerType(),
+    "Int64": T.LongType(),
+    "String": T.StringType(),
+    "Bool": T.BooleanType(),
+    "UnixTimestamp": T.TimestampType(),
+}
+
+
+def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Join, split and write one training set."""
+    spec, span = problem(arguments["problem"]), Span.from_text(arguments["window"])
+    service = repo.service(spec.domain, spec.features)
+    labelled, counts = _labels(session, spec, span)
+    joined = labelled
+    for view in service.views:
+        joined = _join(joined, _values(session, view, spec, span), view)
+    joined = _on_demand(joined, service).withColumnsRenamed({"prediction_time": "event_timestamp"})
+    keys = [name for name in labelled.columns if name not in {"prediction_time", "split", spec.label.column}]
+    chosen = joined.select(*keys, "event_timestamp", *service.columns, spec.label.column, "split")
+    table = arguments["table"]
+    session.sql(f"CREATE DATABASE IF NOT EXISTS {table.partition('.')[0]}")
+    chosen.repartition(4).write.mode("overwrite").format("parquet").partitionBy("split").saveAsTable(table)
+    rows = {row["split"]: row["count"] for row in session.table(table).groupBy("split").count().collect()}
+    if sum(rows.values()) != counts["labelled"]:
+        raise DataError(f"The join made {sum(rows.values())} rows of {counts['labelled']} labelled rows.")
+    location = session.sql(f"DESCRIBE FORMATTED {table}").where("col_name = 'Location'").collect()[0]["data_type"]
+    order = {split: rows.get(split, 0) for split in ("train", "validate", "test")}
+    columns = {field.name: field.dataType.simpleString() for field in chosen.schema.fields}
+    unlabelled = counts["all"] - counts["labelled"]
+    return {"table": table, "location": location, "rows": order, "dropped_unlabelled": unlabelled, "columns": columns}
+
+
+def _labels(session: SparkSession, spec: Problem, span: Span) -> tuple[DataFrame, dict[str, int]]:
+    """Return the labelled events of the window with their prediction time and split, and how many there were."""
+    last = F.lit(span.end) - F.expr(f"INTERVAL {int(spec.label.known_after.total_seconds())} SECONDS")
+    event = F.col(spec.event_time)
+    known = session.table(spec.label.table).where(
+        (event >= F.lit(span.start)) & (event < F.lit(span.end)) & (event <= last)
+    )
+    known = known.where((F.col("day") >= f"{span.start:%Y-%m-%d}") & (F.col("day") <= f"{span.end:%Y-%m-%d}"))
+    test = _months_before(span.end, spec.split.test_months)
+    validate = _months_before(test, spec.split.validate_months)
+    split = F.when(event < F.lit(validate), "train").when(event < F.lit(test), "validate").otherwise("test")
+    before = F.expr(f"INTERVAL {int(spec.predict_before.total_seconds())} SECONDS")
+    rows = known.drop("event_timestamp", "created_timestamp", "day").withColumns(
+        {"prediction_time": event - before, "split": split}
+    )
+    counted = rows.agg(F.count("*").alias("all"), F.count(spec.label.column).alias("labelled")).collect()[0].asDict()
+    if not counted["labelled"]:
+        raise DataError(f"{spec.label.table} has no labelled row in {span}.", "Run the features DAG for the window.")
+    return rows.where(F.col(spec.label.column).isNotNull()), counted
+
+
+def _values(session: SparkSession, view: repo.View, spec: Problem, span: Span) -> DataFrame:
+    """Return a view's rows which an event of the window may see."""
+    rows = session.table(view.table).where(F.col("day") <= f"{span.end:%Y-%m-%d}")
+    if view.ttl:
+        oldest = span.start - spec.predict_before - view.ttl
+        rows = rows.where(F.col("day") >= f"{oldest:%Y-%m-%d}")
+    return rows.drop("day")
+
+
+def _join(entities: DataFrame, values: DataFrame, view: repo.View) -> DataFrame:
+    """Give each entity row the view's features as they could be known at its prediction time."""
+    names = [name for name, _ in view.features]
+    keyed = F.lit(True)
+    for key in view.keys:
+        keyed = keyed & F.col(key).isNotNull()
+    value = F.struct(
+        F.col(view.event).alias("_event"),
+        F.col(view.created).alias("_created"),
+        F.xxhash64(*names).alias("_hash"),
+        *names,
+    )
+    empty = F.lit(None)
+    keys = [F.col(key) for key in view.keys]
+    entity_row = F.struct(*entities.columns)
+    offered = values.where(keyed).select(
+        *keys,
+        F.greatest(view.event, view.created).alias("_at"),
+        F.lit(0).alias("_asks"),
+        value.alias("_value"),
+        empty.cast(entities.select(entity_row.alias("r")).schema["r"].dataType).alias("_row"),
+    )
+    kind = offered.schema["_value"].dataType
+    asked = entities.select(
+        *keys,
+        F.col("prediction_time").alias("_at"),
+        F.lit(1).alias("_asks"),
+        empty.cast(kind).alias("_value"),
+        entity_row.alias("_row"),
+    )
+    so_far = (
+        Window.partitionBy(*view.keys).orderBy("_at", "_asks").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    )
+    best = offered.unionByName(asked).withColumn("_best", F.max("_value").over(so_far)).where("_asks = 1")
+    valid = F.lit(True)
+    if view.ttl:
+        ttl = F.expr(f"INTERVAL {int(view.ttl.total_seconds())} SECONDS")
+        valid = F.col("_best._event") >= F.col("_row.prediction_time") - ttl
+    for key in view.keys:
+        valid = valid & F.col(f"_row.{key}").isNotNull()
+    features = [F.when(valid, F.col(f"_best.{name}")).alias(f"{view.name}__{name}") for name in names]
+    return best.select("_row.*", *features)
+
+
+def _on_demand(rows: DataFrame, service: repo.Service) -> DataFrame:
+    """Add the on-demand features by the same pandas functions that serving uses."""
+    if not service.on_demand:
+        return rows
+    made = [T.StructField(column, _TYPES[kind]) for column, kind in service.on_demand_types()]
+    schema = T.StructType([*rows.schema.fields, *made])
+    views = service.on_demand
+
+    def add(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for frame in frames:
+            yield repo.with_on_demand(frame, views)[schema.names]
+
+    return rows.mapInPandas(add, schema)
+
+
+def _months_before(end: datetime, months: int) -> datetime:
+    month = end.month - 1 - months
+    return end.replace(year=end.year + month // 12, month=month % 12 + 1)
+
+
+if __name__ == "__main__":
+    job.main(work)
