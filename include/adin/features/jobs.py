@@ -100,6 +100,9 @@ def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection)
         "spark.sql.catalogImplementation": "hive",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # closing a file waits for its last block to be reported, which takes 2 ms; Hadoop first asks after 400
+        "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "4",
+        "spark.hadoop.dfs.client.block.write.locateFollowingBlock.retries": "12",
         "spark.driver.memory": settings().spark_driver_memory,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -43,9 +43,9 @@ def publish(result: Mapping[str, Any]) -> dict[str, Any]:
         for day, part in result["partitions"].items()
     }
     new, changed = hive.publish(view.table, result["columns"], days)
+    current = hive.partitions(view.table)
     for day in days.keys() - {*new, *changed}:
-        current = hive.partitions(view.table)[day].location
-        if current != days[day].location:
+        if current[day].location != days[day].location:
             hdfs.delete(days[day].location)
     return {
         "view": view.name,

@@ -114,7 +114,7 @@ def _write(domain: str, table: str, frame: pd.DataFrame) -> int:
         hdfs.write(f"{folder}/_SUCCESS", b"")
 
     known = sorted(set(days))
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(32) as pool:  # a write mostly waits for HDFS to close the file
         list(pool.map(write, known))
     return len(known)
 
