@@ -1,0 +1,1 @@
+"""Stands before pip in the steps of local KFP."""
