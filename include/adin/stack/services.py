@@ -99,12 +99,14 @@ def _s3() -> Service:
         "ip.bind": HOST,
         "master.port": port("weed-master"),
         "master.volumeSizeLimitMB": 64,
+        "master.telemetry": "false",
         "volume.port": port("weed-volume"),
         "volume.max": 40,
         "filer.port": port("weed-filer"),
         "s3.port": port("s3"),
         "s3.config": str(config),
         "s3.port.iceberg": 0,
+        "s3.port.lance": 0,  # its port is the same for all stacks
         "metricsPort": port("weed-metrics"),
         "metricsIp": HOST,
     }
