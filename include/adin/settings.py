@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     model_bucket: str = Field("models", description="S3 bucket of model artefacts.")
     connect_timeout: float = Field(5, gt=0, description="Seconds to open a connection to any service.")
     read_timeout: float = Field(60, gt=0, description="Seconds to wait for an answer of any service.")
+    registry_patience: float = Field(20, gt=0, description="Seconds to keep asking AMVersion's stores while they fail.")
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")

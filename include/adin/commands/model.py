@@ -1,7 +1,183 @@
-"""Model versions."""
+"""Model versions: list, show, history, pin the champion and lift the pin."""
 
 from __future__ import annotations
 
+import getpass
+from typing import Annotated, Any
+
 import typer
 
+from adin.commands import output
+from adin.errors import NotFoundError
+from adin.models import ModelManifest, ModelVersion, Registry, State, registry
+
 app = typer.Typer(no_args_is_help=True)
+Model = Annotated[str, typer.Argument(help="Model; a problem's model has the problem's name.")]
+Reason = Annotated[str, typer.Option(help="Why; stands in the log.")]
+
+
+@app.command("list", epilog="Example: adin model list flights_delay")
+def list_(
+    model: Annotated[str, typer.Argument(help="List this model's versions; default all models.")] = "",
+    json: output.Json = False,
+) -> None:
+    """List the models, or the versions of one."""
+    models = registry()
+    if not model:
+        states = [models.state(name) for name in models.models()]
+        if json:
+            return output.emit([_facts_of(state) for state in states])
+        rows = [(s.model, s.champion, len(s.versions), s.mode, "yes" if s.frozen else "no") for s in states]
+        return output.table(["model", "champion", "versions", "training", "frozen"], rows)
+    state = _state(models, model)
+    found = models.versions(model)
+    if json:
+        return output.emit([_version_facts(version, state) for version in found])
+    names = list(dict.fromkeys(name for version in found for name in _test_metrics(version.manifest)))
+    versions = [
+        (
+            version.number,
+            state.versions[version.number],
+            f"{version.manifest.created:%Y-%m-%d %H:%M}",
+            version.manifest.dataset[:12],
+            *(_number(_test_metrics(version.manifest).get(name)) for name in names),
+        )
+        for version in reversed(found)
+    ]
+    output.table(["version", "state", "created (UTC)", "dataset", *names], versions)
+
+
+@app.command("show", epilog="Example: adin model show flights_delay 3")
+def show(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(help="Version; default the champion, else the newest.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Show what a version is, and the way back: dataset commit, window, source partitions."""
+    models = registry()
+    state = _state(models, model)
+    found = models.version(model, version or state.champion or max(state.versions))
+    if json:
+        return output.emit(_version_facts(found, state))
+    manifest = found.manifest
+    output.facts(
+        {
+            "model": model,
+            "version": f"{found.number} ({state.versions[found.number]})",
+            "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by {manifest.kfp_run}, owner {manifest.owner}",
+            "compared with": f"version {manifest.parent}" if manifest.parent else "no champion yet",
+            "parameters": ", ".join(f"{name}={value}" for name, value in manifest.parameters.items()),
+            "features": f"{len(manifest.features)} of service {manifest.service}: {', '.join(manifest.features)}",
+            "feature registry": manifest.registry[:12],
+            "code": manifest.code_version[:12],
+            "files": ", ".join(f"{file.name} ({file.bytes:,} bytes)" for file in manifest.files),
+            "manifest": found.digest[:12],
+            "dataset": manifest.dataset,
+            "window": manifest.window,
+        }
+    )
+    sources = [(table, min(days), max(days), len(days)) for table, days in manifest.sources.items() if days]
+    output.table(["source", "first partition", "last", "partitions"], sources)
+    metrics = [
+        (split, slice_, name, _number(value))
+        for split, slices in manifest.metrics.items()
+        for slice_, values in slices.items()
+        for name, value in values.items()
+    ]
+    output.table(["split", "slice", "metric", "value"], metrics)
+
+
+@app.command("history", epilog="Example: adin model history flights_delay --all")
+def history(
+    model: Model,
+    everything: Annotated[bool, typer.Option("--all", help="Also what did not touch champion, pin or mode.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Show who was champion when, who changed it, and why."""
+    models = registry()
+    _state(models, model)
+    entries = models.log(model) if everything else models.history(model)
+    if json:
+        return output.emit([entry.model_dump(mode="json") for entry in entries])
+    rows = [
+        (
+            entry.seq,
+            f"{entry.time:%Y-%m-%d %H:%M:%S}",
+            entry.event,
+            entry.version,
+            entry.aliases.get("champion"),
+            entry.actor,
+            entry.reason,
+        )
+        for entry in entries
+    ]
+    output.table(["entry", "time (UTC)", "event", "version", "champion", "by", "reason"], rows)
+
+
+@app.command("freeze", epilog="Example: adin model freeze flights_delay --reason 'holiday week'")
+def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = False) -> None:
+    """Pin the champion: nothing is promoted until the pin is lifted."""
+    models = registry()
+    if not _state(models, model).frozen:
+        models.append(model, "freeze", actor=_actor(), reason=reason)
+    _stands(models, model, json)
+
+
+@app.command("unfreeze", epilog="Example: adin model unfreeze flights_delay --reason 'holiday is over'")
+def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.Json = False) -> None:
+    """Lift the pin; the champion stays, and the next training may replace it."""
+    models = registry()
+    if _state(models, model).frozen:
+        models.append(model, "unfreeze", actor=_actor(), reason=reason)
+    _stands(models, model, json)
+
+
+def _state(models: Registry, model: str) -> State:
+    state = models.state(model)
+    if not state.seq:
+        known = ", ".join(models.models()) or "none yet"
+        raise NotFoundError(f"No model {model!r}.", f"Known models: {known}.")
+    return state
+
+
+def _stands(models: Registry, model: str, json: bool) -> None:
+    facts = _facts_of(models.state(model))
+    return output.emit(facts) if json else output.facts(facts)
+
+
+def _facts_of(state: State) -> dict[str, Any]:
+    return {
+        "model": state.model,
+        "champion": state.champion,
+        "previous": state.previous,
+        "challenger": state.challenger,
+        "served": state.served,
+        "mode": state.mode,
+        "frozen": state.frozen,
+        "versions": len(state.versions),
+        "entries": state.seq,
+    }
+
+
+def _version_facts(found: ModelVersion, state: State) -> dict[str, Any]:
+    return {
+        "version": found.number,
+        "state": state.versions[found.number],
+        "manifest_sha256": found.digest,
+        **found.manifest.model_dump(mode="json"),
+    }
+
+
+def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
+    return manifest.metrics.get("test", {}).get("all", {})
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _actor() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"

@@ -1,0 +1,7 @@
+"""AMVersion: immutable model versions and the log that says which of them is champion."""
+
+from adin.models.log import Entry, State
+from adin.models.manifest import File, ModelManifest, Signature
+from adin.models.registry import ModelVersion, Registry, registry
+
+__all__ = ["Entry", "File", "ModelManifest", "ModelVersion", "Registry", "Signature", "State", "registry"]

@@ -1,0 +1,437 @@
+"""AMVersion: register, look up, promote and download model versions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import random
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adin.connections import Connection, connection
+from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, RefusedError
+from adin.models.log import Entry, Event, Mode, State, VersionState, following, state
+from adin.models.manifest import NAME, File, ModelManifest
+from adin.models.objects import Bucket
+from adin.models.store import Store
+from adin.settings import settings
+
+MANIFEST = "manifest.json"
+#: Writers that may come first before an append gives up.
+_TRIES = 50
+#: Events which take an earlier entry back: after one of them a repeated run has to write anew.
+_VOIDED_BY: dict[str, set[str]] = {
+    "promote": {"undone"},
+    "rollback": {"undone", "unfreeze"},
+    "served": {"undone"},
+    "undone": {"promote", "rollback"},
+    "freeze": {"unfreeze"},
+    "unfreeze": {"freeze", "rollback"},
+    "ct_mode": {"ct_mode", "rollback", "unfreeze"},
+}
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One immutable version of a model.
+
+    :param number: 1, 2, ..; never used again.
+    :param digest: SHA-256 of the manifest, as the log has it.
+    """
+
+    model: str
+    number: int
+    digest: str
+    manifest: ModelManifest
+
+
+def registry(conn: Connection | None = None, *, s3: Connection | None = None) -> Registry:
+    """Return the registry of a connection.
+
+    :param conn: where logs and manifests lie: ``extra`` names the edition, ``database`` (PostgreSQL) or ``files``
+        (S3, in the bucket its schema names). Default the connection ``amversion``.
+    :param s3: where artefacts, and the file edition, lie. Default the connection ``s3``.
+    :raises ConfigError: a connection is missing, or the edition unknown.
+    """
+    conn = conn or connection("amversion")
+    s3 = s3 or connection("s3")
+    bucket = settings().model_bucket
+    edition = conn.extra.get("edition", "database")
+    if edition == "files":
+        from adin.models.store_files import FileStore
+
+        where = Bucket(s3, conn.schema or bucket)
+        return Registry(FileStore(where), where)
+    if edition == "database":
+        from adin.models.store_database import DatabaseStore
+
+        return Registry(DatabaseStore(conn), Bucket(s3, conn.extra.get("bucket", bucket)))
+    raise ConfigError(f"The connection amversion has no edition {edition!r}.", "Write database or files.")
+
+
+class Registry:
+    """Model versions and their logs.
+
+    Reading never gives half a state: a store that fails raises, it is never taken for an empty one.
+
+    :param store: edition that keeps logs and manifests.
+    :param bucket: where artefact files lie, under the hash of their content.
+    """
+
+    def __init__(self, store: Store, bucket: Bucket) -> None:
+        self._store = store
+        self._bucket = bucket
+        # entries never change, so those read once are only added to
+        self._read: dict[str, tuple[tuple[Entry, ...], State]] = {}
+
+    # --- looking
+
+    def models(self) -> list[str]:
+        """Return the names of all models, sorted."""
+        return self._store.models()
+
+    def log(self, model: str) -> list[Entry]:
+        """Return all entries of a model's log, oldest first; empty for an unknown model.
+
+        :raises DataError: the log was tampered with.
+        """
+        return list(self._current(model)[0])
+
+    def history(self, model: str) -> list[Entry]:
+        """Return the entries that changed what is, or may come, under load: champions, pins and modes."""
+        telling = {"promote", "rollback", "undone", "freeze", "unfreeze", "ct_mode"}
+        return [entry for entry in self.log(model) if entry.event in telling]
+
+    def state(self, model: str) -> State:
+        """Return how a model stands: aliases, mode, pin, and the state of each version."""
+        return copy.deepcopy(self._current(model)[1])
+
+    def champion(self, model: str) -> ModelVersion | None:
+        """Return the champion, None if nothing was promoted yet."""
+        number = self.state(model).champion
+        return None if number is None else self.version(model, number)
+
+    def version(self, model: str, number: int) -> ModelVersion:
+        """Return one version.
+
+        :raises NotFoundError: there is no such version.
+        :raises DataError: its manifest is not the one that was registered.
+        """
+        digest = self._digests(model).get(number)
+        if digest is None:
+            raise NotFoundError(f"Model {model} has no version {number}.", f"See `adin model list {model}`.")
+        return self._load(model, {number: digest})[0]
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """Return all versions of a model, oldest first; empty for an unknown model."""
+        return self._load(model, self._digests(model))
+
+    def search(
+        self,
+        model: str | None = None,
+        *,
+        metrics: Mapping[str, tuple[float | None, float | None]] | None = None,
+        split: str = "test",
+        slice_: str = "all",
+        dataset: str = "",
+        state: VersionState | None = None,
+    ) -> list[ModelVersion]:
+        """Return the versions that fit all that is asked for.
+
+        :param model: one model; default all.
+        :param metrics: inclusive range of each metric, ``{"auc": (0.71, None)}``; a missing metric does not fit.
+        :param dataset: commit id, may be shortened.
+        :param state: state the version is in now.
+        """
+
+        def fits(manifest: ModelManifest) -> bool:
+            values = {name: manifest.metric(name, split=split, slice_=slice_) for name in metrics or {}}
+            return manifest.dataset.startswith(dataset) and all(
+                value is not None and (low is None or value >= low) and (high is None or value <= high)
+                for name, (low, high) in (metrics or {}).items()
+                for value in (values[name],)
+            )
+
+        found = []
+        for name in [model] if model else self.models():
+            states = self._current(name)[1].versions
+            wanted = {n: d for n, d in self._digests(name).items() if state is None or states[n] == state}
+            found += [version for version in self._load(name, wanted) if fits(version.manifest)]
+        return found
+
+    def verify(self, model: str, *, files: bool = False) -> int:
+        """Read a model's whole log anew and check it, its manifests and, if asked, its files; return the entries.
+
+        :raises NotFoundError: there is no such model, or a manifest or file is gone.
+        :raises DataError: something was changed after it was written.
+        """
+        self._read.pop(model, None)
+        entries = self.log(model)
+        if not entries:
+            raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
+        stored = {file.sha256: file for version in self.versions(model) for file in version.manifest.files}
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
+            if files:
+                list(pool.map(lambda file: self._fetch(model, file, Path(folder) / file.sha256), stored.values()))
+        return len(entries)
+
+    def download(self, model: str, number: int, target: Path) -> Path:
+        """Copy a version's files into a folder and return it; only open what lies there after this returned.
+
+        :param target: made if need be; gets the files and ``manifest.json``.
+        :raises DataError: a file's content is not the one that was registered; nothing of that name is left.
+        """
+        version = self.version(model, number)
+        target.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda file: self._fetch(model, file, target / file.name), version.manifest.files))
+        (target / MANIFEST).write_bytes(version.manifest.document)
+        return target
+
+    # --- changing
+
+    def register(
+        self, model: str, manifest: Mapping[str, Any], files: Mapping[str, Path], *, actor: str, run_key: str
+    ) -> ModelVersion:
+        """Keep a trained model as the next version, or return the version this run has registered before.
+
+        Files first, then the manifest, then the log entry which makes the version exist: a run that is killed on
+        the way leaves nothing to be seen, and the same run, started again, completes.
+
+        :param manifest: fields of :class:`ModelManifest`; ``model``, ``files``, ``run_key`` and, if absent,
+            ``created`` are filled in here.
+        :param files: artefacts by name; ``manifest.json`` is taken.
+        :param run_key: key of the work; one key, one version.
+        :raises DataError: the manifest lacks something, or a file is missing.
+        """
+        _check_name(model)
+        if found := self._registered(model, run_key):
+            return found
+        kept = [_described(name, path) for name, path in sorted(files.items())]
+        created = manifest.get("created") or datetime.now(UTC)
+        facts = {**manifest, "model": model, "run_key": run_key, "created": created, "files": kept}
+        checked = ModelManifest.of(facts)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda file: self._bucket.upload(_file_key(model, file), files[file.name]), checked.files))
+        self._store.put_manifest(model, checked.digest, checked.document)
+        for wait in _waits():
+            now = self.state(model)
+            number = now.next_version
+            evidence = {
+                "manifest": checked.digest,
+                "dataset": checked.dataset,
+                "metrics": checked.metrics.get("test", {}).get("all", {}),
+            }
+            entry = following(
+                now, "register", version=number, actor=actor, reason="trained", evidence=evidence, run_key=run_key
+            )
+            if self._write(entry):
+                return ModelVersion(model, number, checked.digest, checked)
+            if found := self._registered(model, run_key):
+                return found
+            time.sleep(wait)
+        raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
+
+    def append(
+        self,
+        model: str,
+        event: Event,
+        *,
+        version: int | None = None,
+        actor: str,
+        reason: str,
+        expect_seq: int | None = None,
+        mode: Mode | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        run_key: str = "",
+    ) -> Entry:
+        """Write the next entry of a model's log: the change itself.
+
+        :param expect_seq: last entry the caller has seen; None accepts whatever came in between.
+        :param mode: mode of continuous training after the event; for ``ct_mode``, ``rollback`` and ``unfreeze``.
+        :param run_key: a run that has written this event already gets that entry back.
+        :raises ConflictError: there are entries behind ``expect_seq``.
+        :raises RefusedError: the event is not allowed as things stand.
+        :raises NotFoundError: there is no such model.
+        """
+        if event == "register":
+            raise RefusedError("A version comes with its manifest.", "Use Registry.register.")
+        if event == "ct_mode" and mode is None:
+            raise RefusedError("The event ct_mode needs a mode.", "Give auto_deploy, train_only or stopped.")
+        for wait in _waits():
+            now = self._known(model)
+            if run_key and (found := self._written(model, event, version, run_key, mode)):
+                return found
+            if expect_seq is not None and now.seq != expect_seq:
+                raise ConflictError(
+                    f"The log of {model} is at entry {now.seq}, not at {expect_seq}.", "Read it and decide anew."
+                )
+            entry = following(
+                now,
+                event,
+                version=version,
+                actor=actor,
+                reason=reason,
+                mode=mode,
+                evidence=dict(evidence or {}),
+                run_key=run_key,
+            )
+            if self._write(entry):
+                return entry
+            time.sleep(wait)
+        raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
+
+    def promote(
+        self,
+        model: str,
+        version: int,
+        *,
+        against: int | None,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any] | None = None,
+        run_key: str = "",
+        automatic: bool = False,
+    ) -> Entry:
+        """Make a validated version champion, if it was compared with the version that still is.
+
+        :param against: champion the version was compared with, None for the first.
+        :param run_key: a run that has promoted the version already gets that entry back.
+        :param automatic: nobody asked for it by hand; refused unless the mode is ``auto_deploy``.
+        :raises ConflictError: the champion is another by now: compare with that one.
+        :raises RefusedError: the model is frozen, its mode forbids it, or the version is in no state for it.
+        """
+        for wait in _waits():
+            now = self._known(model)
+            if run_key and (found := self._written(model, "promote", version, run_key)):
+                return found
+            if automatic and now.mode != "auto_deploy":
+                raise RefusedError(
+                    f"Version {version} of {model} is not promoted: its mode is {now.mode}.",
+                    f"Resume with `adin ct resume {model}`.",
+                )
+            if now.champion != against:
+                raise ConflictError(
+                    f"Version {version} of {model} was compared with {_named(against)}, but the champion is "
+                    f"{_named(now.champion)}.",
+                    "Compare it with that one.",
+                )
+            with contextlib.suppress(ConflictError):
+                return self.append(
+                    model,
+                    "promote",
+                    version=version,
+                    actor=actor,
+                    reason=reason,
+                    expect_seq=now.seq,
+                    evidence={"against": against, **(evidence or {})},
+                    run_key=run_key,
+                )
+            time.sleep(wait)
+        raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
+
+    # --- inside
+
+    def _current(self, model: str) -> tuple[tuple[Entry, ...], State]:
+        _check_name(model)
+        entries, now = self._read.get(model) or ((), State(model))
+        if new := self._store.entries(model, now.seq):
+            entries, now = (*entries, *new), state(model, new, copy.deepcopy(now))
+            self._read[model] = (entries, now)
+        return entries, now
+
+    def _known(self, model: str) -> State:
+        now = self.state(model)
+        if not now.seq:
+            raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
+        return now
+
+    def _digests(self, model: str) -> dict[int, str]:
+        entries = self._current(model)[0]
+        return {entry.version or 0: entry.evidence["manifest"] for entry in entries if entry.event == "register"}
+
+    def _load(self, model: str, digests: Mapping[int, str]) -> list[ModelVersion]:
+        documents = self._store.manifests(model, set(digests.values())) if digests else {}
+        return [
+            ModelVersion(model, number, digest, ModelManifest.read(documents[digest], digest))
+            for number, digest in digests.items()
+        ]
+
+    def _registered(self, model: str, run_key: str) -> ModelVersion | None:
+        entries = self._current(model)[0]
+        same = (entry for entry in entries if entry.event == "register" and entry.run_key == run_key)
+        found = next(same, None)
+        return self.version(model, found.version) if found and found.version else None
+
+    def _written(
+        self, model: str, event: Event, version: int | None, run_key: str, mode: Mode | None = None
+    ) -> Entry | None:
+        """Return the entry a run has written for an event, unless a later entry took it back."""
+        voiding = _VOIDED_BY.get(event, set())
+        for entry in reversed(self._current(model)[0]):
+            if (entry.event, entry.version, entry.run_key) == (event, version, run_key):
+                return entry if mode in (None, entry.mode) else None
+            if entry.event in voiding and (version is None or entry.version in (None, version)):
+                return None
+        return None
+
+    def _write(self, entry: Entry) -> bool:
+        """Write an entry; a number that is taken may be taken by this very entry, whose reply got lost."""
+        if self._store.append(entry):
+            return True
+        found = self._store.entries(entry.model, entry.seq - 1)
+        return bool(found) and found[0].id == entry.id
+
+    def _fetch(self, model: str, file: File, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            self._bucket.download(_file_key(model, file), part)
+            if _sha256(part) != file.sha256:
+                raise DataError(
+                    f"{file.name} of model {model} is not the file that was registered: its SHA-256 differs.",
+                    "Do not open it. Restore the object from a backup.",
+                )
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _check_name(model: str) -> None:
+    if not re.fullmatch(NAME, model):
+        raise ConfigError(f"{model!r} is no model name.", "Use lower case letters, digits, _ and -, a letter first.")
+
+
+def _waits() -> Iterable[float]:
+    """Yield the seconds to wait after each try; random, so that writers who met once do not meet again."""
+    for attempt in range(_TRIES):
+        yield random.uniform(0, min(0.5, 0.01 * 2**attempt))  # noqa: S311 - no secret
+
+
+def _described(name: str, path: Path) -> dict[str, Any]:
+    if name == MANIFEST:
+        raise DataError(f"No artefact may be called {MANIFEST}.", "The registry writes a file of this name itself.")
+    if not path.is_file():
+        raise DataError(f"The artefact {name} is missing: there is no file {path}.", "Write it before registering.")
+    return {"name": name, "sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_key(model: str, file: File) -> str:
+    return f"{model}/files/{file.sha256}"
+
+
+def _named(champion: int | None) -> str:
+    return "no champion" if champion is None else f"version {champion}"
