@@ -56,7 +56,7 @@ def _summary(spec: Problem, seconds: float) -> None:
         "dataset": manifest.dataset,
         "rows": datasets.version(spec.name, manifest.dataset).rows,
         "model version": f"{shown} ({state.versions[shown]})",
-        "test metrics": {name: round(value, 4) for name, value in manifest.metrics["test"]["all"].items()},
+        "test metrics": {name: value and round(value, 4) for name, value in manifest.metrics["test"]["all"].items()},
         "under load": served["version"],
         "ask it": f"adin predict {spec.name} --example",
     }
