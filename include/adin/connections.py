@@ -82,17 +82,33 @@ class Connection:
         )
 
 
+#: Connections set by the program itself; Airflow's hooks put theirs here.
+_CHOSEN: dict[str, Connection] = {}
+
+
+def use(conn: Connection) -> None:
+    """Let this process use a connection for its service, whatever the environment says."""
+    _CHOSEN[conn.name] = conn
+
+
 def connection(name: str) -> Connection:
-    """Return the connection of a service.
+    """Return the connection of a service: set by the program, else from the environment, else the secrets file.
 
     :param name: one of :data:`NAMES`.
     :raises ConfigError: no such connection is declared.
     """
+    if name in _CHOSEN:
+        return _CHOSEN[name]
     key = f"ADIN_CONN_{name.upper()}"
     uri = os.environ.get(key) or _secrets().get(key)
     if not uri:
         raise ConfigError(f"No connection {key}.", "Set it in the environment or start the stack with `adin stack up`.")
     return Connection.from_uri(name, uri)
+
+
+def environment() -> dict[str, str]:
+    """Return the connections set by the program as variables for a child process."""
+    return {f"ADIN_CONN_{name.upper()}": conn.uri for name, conn in _CHOSEN.items()}
 
 
 def _secrets() -> dict[str, str]:

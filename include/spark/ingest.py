@@ -49,7 +49,7 @@ def _raw(session: SparkSession, domain: repo.Domain, table: str, days: list[date
     """Return a raw table's rows of some days, after its files were compared with the declared columns."""
     declared = domain.raw[table]
     schema = ", ".join(f"{name} {kind}" for name, kind in declared.columns.items())
-    files = set(hdfs.list_files(domain.folder(table, "").removesuffix("/day=")))
+    files = set(hdfs.list_files(domain.table_folder(table)))
     present = [day for day in days if f"{domain.folder(table, day)}/_SUCCESS" in files]
     missing = [day for day in days if day not in present and day in window.days]
     if missing and not declared.static:

@@ -17,6 +17,7 @@ from typing import Any
 
 from adin import errors
 from adin.connections import Connection, connection
+from adin.connections import environment as connections_environment
 from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
 from adin.features import hdfs
 from adin.settings import ROOT, settings
@@ -124,7 +125,14 @@ def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection)
 
 def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "PYTHONWARNINGS": "ignore", "TZ": "UTC"}
+    return {
+        **os.environ,
+        **connections_environment(),
+        "PATH": path,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONWARNINGS": "ignore",
+        "TZ": "UTC",
+    }
 
 
 def _die_with_parent() -> None:

@@ -91,9 +91,13 @@ class Domain:
         start, end = (f"{at:%Y-%m-%d %H:%M:%S}" for at in (window.start, window.end))
         return Template(text).safe_substitute(window_start=start, window_end=end)
 
+    def table_folder(self, table: str) -> str:
+        """Return the HDFS folder of a raw table."""
+        return f"{settings().raw_root}/{self.name}/{table}"
+
     def folder(self, table: str, day: object) -> str:
         """Return the HDFS folder of a raw table's day."""
-        return f"{settings().raw_root}/{self.name}/{table}/day={day}"
+        return f"{self.table_folder(table)}/day={day}"
 
 
 @dataclass(frozen=True)

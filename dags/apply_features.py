@@ -1,0 +1,56 @@
+"""Feature definitions into Feast's registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adin.airflow.domain import domains
+from adin.airflow.hooks import activate
+from adin.airflow.params import check_conf
+from adin.airflow.policies import DEFAULT_ARGS
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators.feast import FeastApplyOperator
+
+names = [domain.name for domain in domains()]
+
+
+@dag(
+    schedule=None,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    tags=["features"],
+    params={"domain": Param(names[0], type="string", enum=names, title="Domain", description_md="Feature domain.")},
+    doc_md="""
+### What it does
+Shows what would change in Feast's registry, then brings it to what `feature_repo/<domain>` says. Never deletes.
+
+### What it writes
+The registry. Serving and training that run are not touched.
+
+### When it fails
+The message names the file and line of a definition, or the server. Clear the task to go on.
+""",
+)
+def apply_features() -> None:
+    """Declare the DAG."""
+
+    @task(doc_md="Refuses unknown keys; logs what apply would change. Writes nothing.")
+    def plan() -> dict[str, Any]:
+        from adin.features import store
+
+        context = get_current_context()
+        check_conf(context)
+        activate("feast", "spark")
+        found = store.plan(context["params"]["domain"])
+        print(found)  # noqa: T201 - into the task's log
+        return dict(found.as_dict())
+
+    plan() >> FeastApplyOperator(
+        task_id="apply",
+        domain="{{ params.domain }}",
+        doc_md="Brings the registry to the definitions. Safe to run again.",
+    )
+
+
+apply_features()

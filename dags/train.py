@@ -1,0 +1,174 @@
+"""Continuous training: one DAG for each problem in include/problems."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from adin.airflow import assets
+from adin.airflow.domain import Domain, domains
+from adin.airflow.hooks import activate
+from adin.airflow.params import check_conf, window_params
+from adin.airflow.policies import DEFAULT_ARGS
+from adin.errors import AdinError, RefusedError, RunFailedError
+from adin.problem import Problem, names, problem
+from adin.window import Window, run_window
+from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable, Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from operators.clickhouse import ClickHouseLoadOperator
+from operators.kfp import KfpRunOperator
+from operators.lakefs import BuildDatasetOperator
+
+log = logging.getLogger(__name__)
+
+
+def schedule_of(spec: Problem) -> Any:
+    """Return when the problem is trained: at a time, on new data, on either, or only by hand."""
+    timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if spec.run.cron else None
+    data = [assets.features(spec.run.on_data)] if spec.run.on_data else None
+    if timetable and data:
+        return AssetOrTimeSchedule(timetable=timetable, assets=data)
+    return timetable or data
+
+
+def make(spec: Problem, domain: Domain) -> None:
+    """Declare ``train__<problem>``."""
+
+    @dag(
+        dag_id=f"train__{spec.name}",
+        schedule=schedule_of(spec),
+        start_date=domain.start,
+        end_date=domain.end,
+        catchup=False,
+        max_active_runs=1,
+        default_args=DEFAULT_ARGS,
+        tags=["train", spec.name],
+        doc_md=DOC.format(name=spec.name, description=spec.description, metric=spec.promotion.primary),
+        params={
+            **window_params(),
+            "force": Param(
+                False,
+                type="boolean",
+                title="Train again",
+                description_md="Even if nothing changed since the last time.",
+            ),
+        },
+    )
+    def train() -> None:
+        @task(doc_md="Decides the window: all data up to the end of the run's own. Refuses unknown keys.")
+        def window() -> str:
+            context = get_current_context()
+            check_conf(context)
+            params = context["params"]
+            asked = run_window(context)
+            start = asked.start if params["window_start"] else domain.start
+            return str(Window(start, asked.end))
+
+        @task(doc_md="Skips the run when training is stopped, only a backfill made new data, or nothing changed.")
+        def gates(window: str) -> str:
+            from adin.pipelines import modes
+
+            context = get_current_context()
+            activate()
+            if backfilled(context):
+                raise AirflowSkipException("Only a backfill made new features; the next daily run trains on them.")
+            try:
+                return modes.pipeline_for(spec.name, Window.from_text(window), force=context["params"]["force"])
+            except RefusedError as reason:
+                raise AirflowSkipException(str(reason)) from None
+
+        @task(
+            outlets=[assets.model(spec.name)],
+            doc_md="Compares the registry's champion with the version that answers. If it fails: `adin model doctor`.",
+        )
+        def check(run: str) -> dict[str, Any]:
+            from adin.pipelines import modes
+
+            context = get_current_context()
+            activate("amversion", "s3", "kserve", "kfp")
+            outcome = modes.outcome(spec.name, run)
+            if not outcome["agree"]:
+                raise RunFailedError(
+                    f"{spec.name}: champion is {outcome['champion']}, under load is {outcome['served']}.",
+                    f"Load it with `adin model doctor {spec.name} --reconcile`.",
+                )
+            context["outlet_events"][assets.model(spec.name)].extra = outcome
+            return outcome
+
+        span = window()
+        pipeline = gates(span)
+        dataset = BuildDatasetOperator(
+            task_id="dataset",
+            problem=spec.name,
+            window=span,
+            outlets=[assets.dataset(spec.name)],
+            doc_md="Point-in-time join in Spark, one lakeFS commit. Same inputs, same commit. Safe to run again.",
+        )
+        commit = dataset.output["commit"]
+        explore = ClickHouseLoadOperator(
+            task_id="explore",
+            problem=spec.name,
+            commit=commit,
+            doc_md="The same rows into ClickHouse, counted, in one step. Safe to run again.",
+        )
+        run = KfpRunOperator(
+            task_id="train",
+            pipeline=pipeline,
+            arguments={"problem": spec.name, "dataset": commit},
+            timeout=spec.train.timeout.total_seconds() + timedelta(minutes=30).total_seconds(),
+            deferrable=True,
+            doc_md="The KFP run: train, evaluate, register, promote. If it fails, the message names the step.",
+        )
+        pipeline >> dataset >> explore >> run
+        check(run.output)
+
+    train()
+
+
+def backfilled(context: Any) -> bool:
+    """Tell whether the run was set off by backfills of features and nothing else."""
+    events = [event for group in (context.get("triggering_asset_events") or {}).values() for event in group]
+    return bool(events) and all((event.extra or {}).get("run_type") == "backfill" for event in events)
+
+
+def broken(name: str, fault: str) -> None:
+    """Declare a DAG that says what is wrong with a problem's files, so that the other problems' DAGs live on."""
+
+    @dag(dag_id=f"train__{name}", schedule=None, tags=["train", name, "broken"], doc_md=f"### Broken\n{fault}")
+    def train() -> None:
+        @task(retries=0, doc_md=fault)
+        def mend() -> None:
+            raise RunFailedError(fault)
+
+        mend()
+
+    train()
+
+
+DOC = """
+### What it does
+{description}
+Builds the training set of the window, freezes it as a lakeFS commit, copies it to ClickHouse, and submits the Kubeflow
+pipeline that trains, evaluates against the champion ({metric}), registers, and promotes if the gate lets it.
+
+### What it writes
+Branch `{name}` of lakeFS, table `datasets.{name}` of ClickHouse, a version of model `{name}`; maybe the model that
+is under load.
+
+### When it fails
+The failing task names the place and the remedy; clear it to go on: nothing is built, trained or promoted twice.
+Skipped means: training is stopped, or nothing changed (`force` trains anyway).
+"""
+
+_domains = {domain.name: domain for domain in domains()}
+for each in names():
+    try:
+        found = problem(each)
+        if found.domain not in _domains:
+            raise RefusedError(f"{found.path / 'problem.yaml'}: no feature domain {found.domain!r}.")
+        make(found, _domains[found.domain])
+    except AdinError as fault:
+        log.error("problem %s is broken: %s", each, fault)
+        broken(each, str(fault))

@@ -1,0 +1,20 @@
+"""Every asset, declared once: what one DAG makes and another waits for."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+
+def features(domain: str) -> Asset:
+    """Return the asset of a domain's published features."""
+    return Asset(name=f"features_{domain}", uri=f"adin://features/{domain}", group="features")
+
+
+def dataset(problem: str) -> Asset:
+    """Return the asset of a problem's dataset versions."""
+    return Asset(name=f"dataset_{problem}", uri=f"adin://datasets/{problem}", group="datasets")
+
+
+def model(problem: str) -> Asset:
+    """Return the asset of a problem's model versions."""
+    return Asset(name=f"model_{problem}", uri=f"adin://models/{problem}", group="models")

@@ -1,0 +1,27 @@
+"""How tasks are retried and limited, the same in every DAG."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, RetryRule
+from airflow.sdk.definitions.retry_policy import RetryAction
+
+#: What a person must mend is not tried again; see :attr:`adin.errors.AdinError.retryable`.
+_FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError", "RunFailedError")
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "adin",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=15),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=5),
+    "execution_timeout": timedelta(hours=2),
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(exception=f"adin.errors.{name}", action=RetryAction.FAIL, reason="needs a person")
+            for name in _FINAL
+        ]
+    ),
+}
