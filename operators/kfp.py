@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from adin.errors import RunFailedError
+
 from operators.external_run import FAILED, RUNNING, SUCCEEDED, ExternalRunOperator
 
 
@@ -42,21 +44,29 @@ class KfpRunOperator(ExternalRunOperator):
         self.experiment = experiment
 
     def find(self, key: str) -> str | None:
-        """Find a run by its display name."""
-        return self._client().find(key)
+        """Find a run by its name; one that ended badly is not taken up again."""
+        run = self._client().find(key)
+        return None if run is None or self.states.get(run.state) == FAILED else str(run.run_id)
 
     def submit(self, key: str) -> str:
         """Upload the pipeline unless it is there, and start a run."""
+        from adin.pipelines import compiled
+
         arguments = {**self.arguments, "run_key": key}
-        return self._client().submit(self.pipeline, arguments, name=key, experiment=self.experiment)
+        return str(self._client().submit(compiled(self.pipeline), arguments, name=key, experiment=self.experiment))
 
     def state(self, job: str) -> str:
         """Return the run's state."""
-        return self._client().state(job)
+        return str(self._client().state(job))
 
     def failure(self, job: str, word: str) -> Exception:
         """Return the error with the first failing step and the end of its log."""
-        return self._client().failure(job)
+        client = self._client()
+        try:
+            client.check(client.get(job))
+        except RunFailedError as error:
+            return error
+        return RunFailedError(f"Run {job} ended {word}.")
 
     def cancel(self, job: str) -> None:
         """Terminate the run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,11 @@ def duration(value: Any) -> Any:
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
+def _months_before(end: datetime, months: int) -> datetime:
+    month = end.month - 1 - months
+    return end.replace(year=end.year + month // 12, month=month % 12 + 1)
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,6 +56,11 @@ class Split(_Spec):
 
     validate_months: int = Field(2, ge=1)
     test_months: int = Field(2, ge=1)
+
+    def bounds(self, end: datetime) -> tuple[datetime, datetime]:
+        """Return where validation and test begin in a window that ends at ``end``."""
+        test = _months_before(end, self.test_months)
+        return _months_before(test, self.validate_months), test
 
 
 class Training(_Spec):
@@ -76,12 +86,14 @@ class Promotion(_Spec):
     :param min_effect: smallest gain worth a swap, in units of the metric.
     :param absolute: bounds each metric must keep, ``{metric: [low, high]}``; null leaves a side open.
     :param beat_baseline_by: smallest gain over predicting the training mean.
+    :param slices: feature columns by whose values the test metrics are also told.
     """
 
     primary: str
     min_effect: float = Field(0.0, ge=0)
     absolute: dict[str, tuple[float | None, float | None]] = {}
     beat_baseline_by: float = 0.0
+    slices: list[str] = []
     min_days: int = Field(10, ge=2)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 

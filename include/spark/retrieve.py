@@ -8,7 +8,6 @@ the prediction time is used, ties have one answer, and rows are never multiplied
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import job
@@ -64,8 +63,7 @@ def _labels(session: SparkSession, spec: Problem, span: Span) -> tuple[DataFrame
         (event >= F.lit(span.start)) & (event < F.lit(span.end)) & (event <= last)
     )
     known = known.where((F.col("day") >= f"{span.start:%Y-%m-%d}") & (F.col("day") <= f"{span.end:%Y-%m-%d}"))
-    test = _months_before(span.end, spec.split.test_months)
-    validate = _months_before(test, spec.split.validate_months)
+    validate, test = spec.split.bounds(span.end)
     split = F.when(event < F.lit(validate), "train").when(event < F.lit(test), "validate").otherwise("test")
     before = F.expr(f"INTERVAL {int(spec.predict_before.total_seconds())} SECONDS")
     rows = known.drop("event_timestamp", "created_timestamp", "day").withColumns(
@@ -143,11 +141,6 @@ def _on_demand(rows: DataFrame, service: repo.Service) -> DataFrame:
             yield repo.with_on_demand(frame, views)[schema.names]
 
     return rows.mapInPandas(add, schema)
-
-
-def _months_before(end: datetime, months: int) -> datetime:
-    month = end.month - 1 - months
-    return end.replace(year=end.year + month // 12, month=month % 12 + 1)
 
 
 if __name__ == "__main__":

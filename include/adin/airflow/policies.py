@@ -9,7 +9,7 @@ from airflow.sdk import ExceptionRetryPolicy, RetryRule
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 #: What a person must mend is not tried again; see :attr:`adin.errors.AdinError.retryable`.
-_FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError", "RunFailedError")
+_FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError")
 
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "adin",

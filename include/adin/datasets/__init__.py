@@ -1,6 +1,6 @@
 """Dataset versions: built from features, frozen in lakeFS, copied to ClickHouse for exploration."""
 
 from adin.datasets.clickhouse import load_clickhouse
-from adin.datasets.versions import DatasetVersion, build, download, find, frame, version, versions
+from adin.datasets.versions import MANIFEST, DatasetVersion, build, download, find, frame, version, versions
 
-__all__ = ["DatasetVersion", "build", "download", "find", "frame", "load_clickhouse", "version", "versions"]
+__all__ = ["MANIFEST", "DatasetVersion", "build", "download", "find", "frame", "load_clickhouse", "version", "versions"]

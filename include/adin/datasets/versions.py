@@ -138,7 +138,7 @@ def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) 
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fetch, found.manifest["files"]))
-    (target / MANIFEST).write_text(json.dumps(found.manifest, indent=2))
+    (target / MANIFEST).write_text(json.dumps({"commit": found.commit, **found.manifest}, indent=2))
     return found
 
 
@@ -156,6 +156,11 @@ def frame(name: str, commit: str, split: str, *, lake: Lake | None = None) -> py
         raise NotFoundError(f"Version {commit[:12]} has no split {split!r}.", f"It has {', '.join(found.rows)}.")
     contents = [lake.read(found.commit, entry["path"]) for entry in entries]
     return pyarrow.concat_tables(pyarrow.parquet.read_table(io.BytesIO(content)) for content in contents)
+
+
+def inputs_hash(name: str, window: Window) -> str:
+    """Return the hash of everything the training set of a window would be made from now."""
+    return content_hash(_inputs(problem(name), window))
 
 
 def _inputs(spec: Problem, window: Window) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""What the pipelines' steps do: from a dataset version to a model under load. Each can be run twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adin import datasets
+from adin.errors import DataError, RefusedError, ServiceError
+from adin.models import artifact, registry
+from adin.problem import Problem, problem
+from adin.window import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EVALUATION = "evaluation.json"
+_PREDICTIONS = "predictions.parquet"
+ACTOR = "pipeline"
+
+
+def load(name: str, commit: str, data: Path) -> None:
+    """Copy a dataset version into the step's folder, verified, and check that every split has rows."""
+    found = datasets.download(name, commit, data)
+    if empty := [split for split, rows in found.rows.items() if not rows]:
+        raise DataError(
+            f"Dataset {commit[:12]} of {name} has no rows in {', '.join(empty)}.", "Choose a longer window."
+        )
+
+
+def train(name: str, data: Path, model: Path) -> None:
+    """Fit the problem's model on the train split and write it."""
+    spec = problem(name)
+    rows = _split(data, "train")
+    module = artifact.code(spec.code)
+    fitted = module.fit(_features(rows, data), rows[spec.label.column], dict(spec.train.params))
+    artifact.save(fitted, spec.code, model)
+
+
+def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
+    """Compare the new model with the champion on the same test rows, which neither has seen, and keep the evidence."""
+    import numpy as np
+    import pandas as pd
+
+    from adin.promotion import gate, metrics
+
+    spec = problem(name)
+    models = registry()
+    champion = models.champion(name)
+    rows = _split(data, "test")
+    if champion:
+        seen, _ = spec.split.bounds(Window.from_text(champion.manifest.window).end)
+        rows = rows[pd.to_datetime(rows[spec.event_time], utc=True) >= seen]
+    label = rows[spec.label.column].to_numpy(float)
+    frame = _features(rows, data)
+    new = artifact.load(model).predict(frame)
+    old = None
+    if champion:
+        folder = models.download(name, champion.number, evaluation / "champion")
+        old = artifact.load(folder).predict(rows[list(champion.manifest.features)])
+    days = pd.to_datetime(rows[spec.event_time], utc=True).dt.strftime("%Y-%m-%d").to_numpy()
+    baseline = float(_split(data, "train")[spec.label.column].mean())
+    decision = gate.decide(spec.promotion, label=label, challenger=new, champion=old, days=days, baseline=baseline)
+    told: dict[str, Any] = {"test": {"all": metrics.evaluate(spec.task, label, new)}}
+    for column in spec.promotion.slices:
+        told["test"] |= metrics.by_slice(spec.task, label, new, column, rows[column].to_numpy())
+    validate = _split(data, "validate")
+    guess = artifact.load(model).predict(_features(validate, data))
+    told["validate"] = {"all": metrics.evaluate(spec.task, validate[spec.label.column].to_numpy(float), guess)}
+    evaluation.mkdir(parents=True, exist_ok=True)
+    kept = pd.DataFrame({"day": days, "label": label, "challenger": new})
+    (kept.assign(champion=old) if old is not None else kept).to_parquet(evaluation / _PREDICTIONS)
+    document = {
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "against": champion.number if champion else None,
+        "metrics": told,
+        "signature": {
+            "inputs": {column: str(kind) for column, kind in frame.dtypes.items()},
+            "output": {
+                "dtype": str(np.asarray(new).dtype),
+                "kind": "probability" if spec.task == "binary" else "value",
+            },
+        },
+        "evidence": decision.evidence,
+    }
+    (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
+
+
+def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str, kfp_run: str) -> int:
+    """Keep the model as a version, tell how it compared, and return its number."""
+    spec = problem(name)
+    told = _evaluation(evaluation)
+    found = _manifest(data)
+    models = registry()
+    manifest = {
+        "description": spec.description,
+        "dataset": found["commit"],
+        "window": found["window"],
+        "sources": found["sources"],
+        "service": found["service"],
+        "registry": found["registry"],
+        "features": found["features"],
+        "signature": told["signature"],
+        "parameters": spec.train.params,
+        "metrics": told["metrics"],
+        "code_version": found["code_version"],
+        "kfp_run": kfp_run,
+        "owner": spec.owner,
+        "parent": told["against"],
+    }
+    files = {
+        artifact.MODEL: model / artifact.MODEL,
+        artifact.CODE: model / artifact.CODE,
+        f"evidence/{_EVALUATION}": evaluation / _EVALUATION,
+        f"evidence/{_PREDICTIONS}": evaluation / _PREDICTIONS,
+    }
+    version = models.register(name, manifest, files, actor=ACTOR, run_key=run_key)
+    event = "validate" if told["outcome"] == "promoted" else "reject" if told["outcome"] == "rejected" else None
+    if event and models.state(name).versions[version.number] == "registered":
+        reason = told["reason"]
+        models.append(name, event, version=version.number, actor=ACTOR, reason=reason, run_key=run_key)
+    return version.number
+
+
+def gate(evaluation: Path) -> bool:
+    """Tell whether the new model may be promoted: the one bool on which the pipeline branches."""
+    return bool(_evaluation(evaluation)["outcome"] == "promoted")
+
+
+def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
+    """Put a version under load: does it load, log entry, swap, probe, log ``served``. Returns how it ended.
+
+    Mode and freeze are read again by the log entry itself, just before serving is touched. If the swap fails the log
+    says ``undone`` and the former version goes on.
+    """
+    from adin.serving.client import ServingClient
+
+    spec = problem(name)
+    models, serving = registry(), ServingClient()
+    told = _evaluation(evaluation)
+    serving.check(name, version)
+    try:
+        models.promote(
+            name,
+            version,
+            against=told["against"],
+            actor=ACTOR,
+            reason=told["reason"],
+            evidence={"file": f"evidence/{_EVALUATION}", "policy_hash": told["evidence"]["policy_hash"]},
+            run_key=run_key,
+            automatic=True,
+        )
+    except RefusedError as refusal:
+        return f"held: {refusal}"
+    try:
+        serving.load(name, version)
+        _probe(spec, serving, version)
+    except Exception as error:
+        reason = f"the swap failed: {str(error)[:300]}"
+        models.append(name, "undone", version=version, actor=ACTOR, reason=reason, run_key=run_key)
+        if told["against"] is not None:
+            serving.load(name, told["against"])
+        raise
+    if models.state(name).served != version:
+        models.append(name, "served", version=version, actor=ACTOR, reason="it answers", run_key=run_key)
+    return "promoted"
+
+
+def _probe(spec: Problem, serving: Any, version: int) -> None:
+    """Ask the example of the problem and see that the new version answers."""
+    answer = serving.predict(spec.name, [spec.example])
+    if int(answer["model_version"]) != version:
+        raise ServiceError(f"{spec.name}: version {answer['model_version']} answers, not {version}.")
+
+
+def _split(data: Path, split: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(data / "data" / f"split={split}")
+
+
+def _features(rows: pd.DataFrame, data: Path) -> pd.DataFrame:
+    return rows[list(_manifest(data)["features"])]
+
+
+def _manifest(data: Path) -> dict[str, Any]:
+    return dict(json.loads((data / datasets.MANIFEST).read_text()))
+
+
+def _evaluation(evaluation: Path) -> dict[str, Any]:
+    return dict(json.loads((evaluation / _EVALUATION).read_text()))
