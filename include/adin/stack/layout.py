@@ -13,7 +13,7 @@ from adin.settings import ROOT, settings
 HOST = "127.0.0.1"
 
 #: Offsets from ``ADIN_PORT_BASE``.
-_OFFSETS = {
+PORTS = {
     "postgres": 0,
     "s3": 1,
     "lakefs": 2,
@@ -33,12 +33,16 @@ _OFFSETS = {
     "weed-filer": 16,
     "weed-metrics": 17,
     "kserve-grpc": 18,
+    "s3-grpc": 19,
+    "weed-master-grpc": 20,
+    "weed-volume-grpc": 21,
+    "weed-filer-grpc": 22,
 }
 
 
 def port(name: str) -> int:
     """Return the port of a service of this stack."""
-    return settings().port_base + _OFFSETS[name]
+    return settings().port_base + PORTS[name]
 
 
 def home(*parts: str) -> Path:

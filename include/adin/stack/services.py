@@ -15,6 +15,7 @@ from adin.stack import checks, prepare
 from adin.stack.credentials import credentials, write_private
 from adin.stack.layout import (
     HOST,
+    PORTS,
     hadoop_class_path,
     home,
     java,
@@ -97,31 +98,31 @@ def _s3() -> Service:
         "dir": str(home("s3", "data")),
         "ip": HOST,
         "ip.bind": HOST,
+        "iam": "false",
         "master.port": port("weed-master"),
-        "master.volumeSizeLimitMB": 64,
+        # without these each gRPC port is the HTTP port + 10000, where another stack may be
+        "master.port.grpc": port("weed-master-grpc"),
         "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 64,
         "volume.port": port("weed-volume"),
+        "volume.port.grpc": port("weed-volume-grpc"),
         "volume.max": 40,
+        "volume.preStopSeconds": 1,
         "filer.port": port("weed-filer"),
+        "filer.port.grpc": port("weed-filer-grpc"),
         "s3.port": port("s3"),
-        "s3.config": str(config),
+        "s3.port.grpc": port("s3-grpc"),
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,  # its port is the same for all stacks
+        "s3.config": str(config),
         "metricsPort": port("weed-metrics"),
         "metricsIp": HOST,
     }
     return Service(
         "s3",
-        [
-            program("weed"),
-            "server",
-            "-filer",
-            "-s3",
-            "-iam=false",
-            *(f"-{key}={value}" for key, value in options.items()),
-        ],
+        [program("weed"), "server", "-filer", "-s3", *(f"-{key}={value}" for key, value in options.items())],
         check=checks.s3,
-        ports=("s3", "weed-master", "weed-volume", "weed-filer", "weed-metrics"),
+        ports=("s3", "s3-grpc", *(name for name in PORTS if name.startswith("weed-"))),
         before=lambda: write_private(config, json.dumps({"identities": [identity]})),
         after=prepare.buckets,
     )
