@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from adin.errors import DataError
+from adin.errors import ConfigError, DataError
 from adin.window import Window
 
 #: Model names are parts of object keys and of URLs.
@@ -112,7 +112,10 @@ class ModelManifest(_Frozen):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> ModelManifest:
-        Window.from_text(self.window)
+        try:
+            Window.from_text(self.window)
+        except ConfigError as error:
+            raise ValueError(f"window: {error}") from None
         if len(set(self.features)) < len(self.features):
             raise ValueError("features: a column is named twice")
         if set(self.features) != set(self.signature.inputs):
