@@ -48,6 +48,7 @@ class OnDemand:
     """An on-demand view: a pandas function over request values and other views' features.
 
     :param features: name and Feast type name of each feature.
+    :param request_types: Feast type name of each request value.
     :param inputs: column of the input frame -> full name of the feature, or the request value itself.
     """
 
@@ -55,6 +56,7 @@ class OnDemand:
     features: tuple[tuple[str, str], ...]
     inputs: Mapping[str, str]
     function: Callable[[Any], Any]
+    request_types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,9 @@ def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:
     inputs: dict[str, str] = {}
     for projection in source.source_feature_view_projections.values():
         inputs |= {feature.name: f"{projection.name}__{feature.name}" for feature in projection.features}
-    for asked in source.source_request_sources.values():
-        inputs |= {item.name: item.name for item in asked.schema}
-    return OnDemand(source.name, features, inputs, source.feature_transformation.udf)
+    request = {item.name: str(item.dtype) for asked in source.source_request_sources.values() for item in asked.schema}
+    inputs |= {name: name for name in request}
+    return OnDemand(source.name, features, inputs, source.feature_transformation.udf, request)
 
 
 def _feast_objects(path: Path) -> tuple[Any, ...]:

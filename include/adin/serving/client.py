@@ -1,0 +1,78 @@
+"""The model server from outside: put a version under load, ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adin.connections import Connection, connection
+from adin.errors import AdinError, ConfigError, DataError, NotFoundError, RefusedError, ServiceError
+from adin.settings import settings
+
+_ERRORS: dict[int, type[AdinError]] = {
+    400: ConfigError,
+    401: ConfigError,
+    403: ConfigError,
+    404: NotFoundError,
+    409: RefusedError,
+    422: DataError,
+}
+
+
+class ServingClient:
+    """A KServe model server.
+
+    :param conn: default the connection ``kserve``.
+    """
+
+    def __init__(self, conn: Connection | None = None) -> None:
+        import httpx
+
+        self._conn = conn or connection("kserve")
+        self._http = httpx.Client(
+            base_url=self._conn.url,
+            headers={"Authorization": f"Bearer {self._conn.password}"},
+            timeout=httpx.Timeout(settings().read_timeout, connect=settings().connect_timeout),
+            transport=httpx.HTTPTransport(retries=2),
+        )
+
+    def load(self, name: str, version: int) -> dict[str, Any]:
+        """Put a version under load; requests meanwhile are answered by the former one.
+
+        :raises RefusedError: a view of its features has nothing online.
+        """
+        return self._call("POST", f"/v2/repository/models/{name}/load", {"parameters": {"version": version}})
+
+    def check(self, name: str, version: int) -> dict[str, Any]:
+        """See that a version loads and answers, without putting it under load."""
+        return self._call("POST", f"/v2/repository/models/{name}/check", {"parameters": {"version": version}})
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Return which version answers; :raises NotFoundError: none does."""
+        return self._call("GET", f"/v2/repository/models/{name}")
+
+    def predict(self, name: str, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Ask for predictions by the V1 protocol.
+
+        :raises DataError: an instance is wrong; :raises NotFoundError: no version is under load.
+        """
+        return self._call("POST", f"/v1/models/{name}:predict", {"instances": list(instances)})
+
+    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"The model server at {self._conn.url} does not answer: {error}.", "Is it up?") from None
+        if answer.is_error:
+            kind = _ERRORS.get(answer.status_code, ServiceError)
+            raise kind(f"Model server: {_text(answer)}")
+        return dict(answer.json())
+
+
+def _text(answer: Any) -> str:
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.text[:300]}"
