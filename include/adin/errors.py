@@ -45,4 +45,13 @@ class ServiceError(AdinError):
 
 
 class RunFailedError(AdinError):
-    """An external job ended badly: failed, cancelled or vanished."""
+    """An external job ended badly: failed, cancelled or vanished.
+
+    :param step: the first step that failed, where the job has steps.
+    :param log: the end of that step's log.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, step: str = "", log: str = "") -> None:
+        self.step = step
+        self.log = log
+        super().__init__(message, remedy)

@@ -44,14 +44,14 @@ def listing(store: Store, kind: str, options: Mapping[str, str], fixed: Mapping[
     page = _read_token(options["page_token"]) if options.get("page_token") else {}
     terms = page.get("filter", options.get("filter", ""))
     sort_by = page.get("sort_by", options.get("sort_by", ""))
-    where, values = _conditions(terms)
+    where, values = _conditions(kind, terms)
     for field, value in fixed.items():
         if value:
             where.append(f"{field} = ?")
             values.append(value)
     total = store.count(kind, " AND ".join(where) or "TRUE", values)
 
-    column, direction = _order(sort_by)
+    column, direction = _order(kind, sort_by)
     if "after" in page:
         where.append(f"({column}, seq) {'<' if direction == 'DESC' else '>'} (?, ?)")
         values += page["after"]
@@ -66,7 +66,7 @@ def listing(store: Store, kind: str, options: Mapping[str, str], fixed: Mapping[
     token = ""
     if len(rows) > size:
         seq, last = rows[size - 1]
-        key = seq if column == "seq" else last.get(sort_by.split()[0]) or ""
+        key = seq if column == "seq" else last.get(_field(kind, sort_by.split()[0])) or ""
         token = _token({"filter": terms, "sort_by": sort_by, "after": [key, seq]})
     return {"items": [doc for _, doc in rows[:size]], "total_size": total, "next_page_token": token}
 
@@ -85,19 +85,19 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _conditions(text: str) -> tuple[list[str], list[Any]]:
+def _conditions(kind: str, text: str) -> tuple[list[str], list[Any]]:
     if not text:
         return [], []
     try:
         predicates = json.loads(text).get("predicates", [])
-        parsed = [_condition(_camel(predicate)) for predicate in predicates]
+        parsed = [_condition(kind, _camel(predicate)) for predicate in predicates]
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"The filter cannot be read: {error}.", "Send a JSON Filter with predicates.") from error
     return [sql for sql, _ in parsed], [value for _, values in parsed for value in values]
 
 
-def _condition(predicate: Doc) -> tuple[str, list[Any]]:
-    column = _column(str(predicate.get("key", "")))
+def _condition(kind: str, predicate: Doc) -> tuple[str, list[Any]]:
+    column = _column(_field(kind, str(predicate.get("key", ""))))
     operation = predicate.get("operation", predicate.get("op"))
     operation = _NUMBERS.get(operation, operation)
     name = next((name for name in _VALUES if name in predicate), None)
@@ -124,23 +124,30 @@ def _camel(predicate: Mapping[str, Any]) -> Doc:
     return {name(key): value for key, value in predicate.items() if value is not None}
 
 
+def _field(kind: str, key: str) -> str:
+    if key in ("run_id", "pipeline_version_id") or key == f"{kind.replace(' ', '_')}_id":
+        return "id"
+    # only pipelines and versions have a name besides the one shown
+    return "display_name" if key == "name" and kind not in ("pipeline", "version") else key
+
+
 def _column(key: str) -> str:
     if key in FIELDS:
-        return f"coalesce({key}, '')" if key not in ("display_name", "state") else key
-    if key in ("id", "run_id", "pipeline_version_id"):
-        return "id"
+        # display_name and state are always there, and indexed
+        return key if key in ("display_name", "state") else f"coalesce({key}, '')"
+    if key == "id":
+        return key
     raise ConfigError(f"Cannot filter or sort by {key!r}.", f"Known: id, {', '.join(FIELDS)}.")
 
 
-def _order(sort_by: str) -> tuple[str, str]:
+def _order(kind: str, sort_by: str) -> tuple[str, str]:
     if not sort_by.strip():
         return "seq", "ASC"
     field, _, direction = sort_by.strip().partition(" ")
     direction = direction.strip().upper() or "ASC"
     if direction not in ("ASC", "DESC"):
         raise ConfigError(f"Cannot sort by {sort_by!r}.", "Write `field` or `field desc`.")
-    column = _column(field)
-    return (f"coalesce({column}, '')" if column == field else column), direction
+    return _column(_field(kind, field)), direction
 
 
 def _page_size(text: str) -> int:
