@@ -30,6 +30,7 @@ class View:
     """A feature view, or a label table, as a Hive table.
 
     :param keys: columns that name the entity, in Feast's order; empty for a label table.
+    :param key_types: name and Feast type name of each key.
     :param features: name and Feast type name of each feature; empty for a label table.
     :param ttl: how long a value is valid; zero means for ever.
     """
@@ -41,6 +42,7 @@ class View:
     ttl: timedelta = timedelta(0)
     event: str = "event_timestamp"
     created: str = "created_timestamp"
+    key_types: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ def domain(name: str) -> Domain:
 
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
-    keys = {found.name: found.join_key for found in objects if isinstance(found, Entity)}
-    known = {found.name: _view(found, keys) for found in objects if type(found) is FeatureView}
+    entities = {found.name: found for found in objects if isinstance(found, Entity)}
+    known = {found.name: _view(found, entities) for found in objects if type(found) is FeatureView}
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -222,13 +224,23 @@ def quality(domain_name: str) -> Mapping[str, Any]:
     return _load(path).SCHEMAS if path.is_file() else {}
 
 
-def _view(found: Any, join_keys: Mapping[str, str]) -> View:
-    keys = tuple(join_keys[entity] for entity in found.entities)
+def _view(found: Any, entities: Mapping[str, Any]) -> View:
+    key_types = tuple((entities[name].join_key, _key_type(entities[name])) for name in found.entities)
+    keys = tuple(name for name, _ in key_types)
     features = tuple((feature.name, str(feature.dtype)) for feature in found.features)
     ttl = found.ttl or timedelta(0)
     source = found.batch_source
     created = source.created_timestamp_column or source.timestamp_field
-    return View(found.name, source.table, keys, features, ttl, source.timestamp_field, created)
+    return View(found.name, source.table, keys, features, ttl, source.timestamp_field, created, key_types)
+
+
+def _key_type(entity: Any) -> str:
+    from feast.types import from_value_type
+    from feast.value_type import ValueType
+
+    if entity.value_type == ValueType.UNKNOWN:
+        raise ConfigError(f"Entity {entity.name} has no type.", "Give it value_type=ValueType.STRING or another.")
+    return str(from_value_type(entity.value_type))
 
 
 def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:

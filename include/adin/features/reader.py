@@ -1,0 +1,175 @@
+"""What serving reads: the features of entities, all views in one round trip."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adin.connections import Connection
+from adin.errors import ConfigError, DataError, ServiceError
+from adin.features import codec, wire
+from adin.features.repo import Service, View
+from adin.settings import settings
+
+#: What :func:`codec.decode_times` gives for no time.
+_NEVER = np.iinfo("i8").min
+_SCAN = 1000
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Views with the same keys; they share one Redis hash an entity."""
+
+    keys: tuple[tuple[str, str], ...]
+    views: tuple[View, ...]
+    fields: tuple[bytes, ...]
+
+
+class OnlineReader:
+    """Reads the features of a service; may be used by many threads, each has a connection of its own.
+
+    :param service: its views and every feature of them; on-demand views are the caller's.
+    :param conn: default the connection ``feast``.
+    """
+
+    def __init__(self, service: Service, conn: Connection | None = None) -> None:
+        self.service = service
+        self._conn = conn
+        self._own = threading.local()
+        self._groups = _groups(service)
+        self._project = settings().project
+
+    def read(
+        self, keys: Sequence[Mapping[str, Any]], timeout: float | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the features and, per view, the event times of entities, one row each in the order asked.
+
+        :param keys: join keys of each row; others are ignored, a key that is None stands for no entity.
+        :param timeout: seconds to wait for Redis.
+        :returns: columns by full name ``view__feature`` with NaN or None for null, and per view event times in
+            microseconds (``datetime64[us]``), NaT where the entity is unknown.
+        :raises DataError: a key is missing or of another type.
+        :raises ServiceError: Redis does not answer in time.
+        """
+        asked = [_Asked(group, keys, self._project) for group in self._groups]
+        payload = b"".join(each.payload for each in asked)
+        total = sum(len(each.unique) for each in asked)
+        replies = self._exchange(payload, total, timeout) if total else []
+        columns: dict[str, np.ndarray] = {}
+        times: dict[str, np.ndarray] = {}
+        start = 0
+        for each in asked:
+            _decode(each, replies[start : start + len(each.unique)], columns, times)
+            start += len(each.unique)
+        return columns, times
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if session := getattr(self._own, "session", None):
+            session.close()
+
+    def _exchange(self, payload: bytes, replies: int, timeout: float | None) -> list[Any]:
+        session: wire.Session | None = getattr(self._own, "session", None)
+        fresh = session is None
+        if session is None:
+            session = self._own.session = wire.Session(self._conn)
+        try:
+            return session.exchange(payload, replies, timeout=timeout)
+        except ServiceError as error:
+            if fresh or "timed out" in str(error):
+                raise
+        # the server may have been restarted since the last request
+        return session.exchange(payload, replies, timeout=timeout)
+
+
+class _Asked:
+    """One group's part of a request: each entity once, and which row wants which."""
+
+    def __init__(self, group: _Group, keys: Sequence[Mapping[str, Any]], project: str) -> None:
+        self.group = group
+        self.unique: dict[bytes, int] = {}
+        self.rows = [self._place(row, project) for row in keys]
+        tail = b"".join(b"$%d\r\n%s\r\n" % (len(field), field) for field in group.fields)
+        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(group.fields))
+        self.payload = b"".join(b"%s$%d\r\n%s\r\n%s" % (head, len(key), key, tail) for key in self.unique)
+
+    def _place(self, row: Mapping[str, Any], project: str) -> int:
+        """Return the place of the row's entity among the unique ones, -1 if it has none."""
+        values: dict[str, tuple[str, Any]] = {}
+        for name, kind in self.group.keys:
+            if name not in row:
+                raise DataError(f"The entity key {name} is missing.", f"Needed: {', '.join(dict(self.group.keys))}.")
+            if row[name] is None:
+                return -1
+            values[name] = (kind, _checked(name, kind, row[name]))
+        return self.unique.setdefault(codec.entity_key(values, project), len(self.unique))
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    if kind == "String" and not isinstance(value, str):
+        raise DataError(f"The entity key {name} must be text, not {value!r}.")
+    if kind in ("Int32", "Int64"):
+        bits = int(kind[3:])
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or not -(1 << bits - 1) <= int(value) < 1 << bits - 1:
+            raise DataError(f"The entity key {name} must be a whole number of {bits} bits, not {value!r}.")
+    return value
+
+
+def _decode(asked: _Asked, replies: list[Any], columns: dict[str, np.ndarray], times: dict[str, np.ndarray]) -> None:
+    place = 0
+    nothing = [None] * len(asked.group.fields)
+    rows = [nothing if at < 0 else replies[at] for at in asked.rows]
+    for view in asked.group.views:
+        micros = codec.decode_times([row[place] for row in rows])
+        known = micros != _NEVER
+        times[view.name] = np.where(known, micros, 0).astype("datetime64[us]")
+        times[view.name][~known] = np.datetime64("NaT")
+        for offset, (name, kind) in enumerate(view.features, place + 1):
+            columns[f"{view.name}__{name}"] = codec.decode([row[offset] for row in rows], kind)
+        place += 1 + len(view.features)
+
+
+def _groups(service: Service) -> list[_Group]:
+    by_keys: dict[tuple[tuple[str, str], ...], list[View]] = {}
+    for view in service.views:
+        by_keys.setdefault(tuple(sorted(view.key_types)), []).append(view)
+    groups = []
+    for keys, views in by_keys.items():
+        fields: list[bytes] = []
+        for view in views:
+            fields += [f"_ts:{view.name}".encode(), *(codec.field_name(view.name, name) for name, _ in view.features)]
+        if len(set(fields)) < len(fields):
+            raise ConfigError(f"Two features of {', '.join(view.name for view in views)} share a hash field.")
+        groups.append(_Group(keys, tuple(views), tuple(fields)))
+    return groups
+
+
+def coverage(service: Service, conn: Connection | None = None) -> list[str]:
+    """Return the views of a service of which nothing is online."""
+    empty: set[str] = set()
+    with wire.Session(conn) as session:
+        for group in _groups(service):
+            empty |= _empty(session, group)
+    return [view.name for view in service.views if view.name in empty]
+
+
+def _empty(session: wire.Session, group: _Group) -> set[str]:
+    """Walk through the keys of a group until each of its views was met; return those that were not."""
+    empty = {view.name for view in group.views}
+    pattern = codec.key_pattern([name for name, _ in group.keys], settings().project)
+    cursor = b"0"
+    while empty:
+        scan = wire.command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN)
+        cursor, keys = session.exchange(scan, 1)[0]
+        for name in sorted(empty):
+            asked = b"".join(wire.command(b"HEXISTS", key, f"_ts:{name}".encode()) for key in keys)
+            if any(session.exchange(asked, len(keys))):
+                empty.discard(name)
+        if cursor == b"0":
+            break
+    return empty
