@@ -248,9 +248,10 @@ class KfpClient:
         step = run.failed_step
         if step is None:
             raise RunFailedError(f"Run {run.name} ({run.run_id}) ended {run.state}. {run.error}".strip())
+        reason = step.error if step.error and step.error in run.error else f"{step.error} {run.error}".strip()
         log = self._log_tail(run.run_id, step)
         raise RunFailedError(
-            f"Run {run.name} ({run.run_id}) ended {run.state}: step {step.name} failed: {step.error or run.error}",
+            f"Run {run.name} ({run.run_id}) ended {run.state}: step {step.name} failed: {reason}",
             f"The end of its log:\n{log}" if log else "",
             step=step.name,
             log=log,

@@ -1,6 +1,6 @@
 """Eyes inside kfp's local runner: when each step starts and ends, with what outputs, and its log.
 
-kfp offers no hook, so four of its functions are wrapped. They are private: another version of kfp is refused.
+kfp offers no hook, so a few of its functions are wrapped. They are private: another version of kfp is refused.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Tracker:
         :raises ConfigError: another version of kfp is installed.
         """
         import kfp
+        from kfp.compiler import pipeline_spec_builder
         from kfp.local import cache, status, subprocess_task_handler
         from kfp.local.orchestrator import enhanced_dag_orchestrator, task_executor
 
@@ -66,6 +67,7 @@ class Tracker:
         enhanced_dag_orchestrator._run_parallel_for_task = self._loop
         enhanced_dag_orchestrator.logging = _loud_logging()
         subprocess_task_handler.run_local_subprocess = self._subprocess
+        self._to_value, pipeline_spec_builder.to_protobuf_value = pipeline_spec_builder.to_protobuf_value, self._value
 
     def portable(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """Return outputs as JSON; artifacts as kfp's own cache writes them."""
@@ -130,7 +132,11 @@ class Tracker:
             path = (*inside, call["task_name"])
             self._inside.set(path)
             self._write(path, "RUNNING", group=True)
-            outputs, status = self._run_task(**call)
+            try:
+                outputs, status = self._run_task(**call)
+            except Exception as error:
+                self._fail(path, str(error), group=True)
+                raise
             self._end(path, outputs, status, group=True)
             return outputs, status
         finally:
@@ -148,6 +154,14 @@ class Tracker:
             del store.adin_loop
         self._end(path, {}, self._status.FAILURE if failed else self._status.SUCCESS, group=True)
         return failed
+
+    def _value(self, value: Any) -> Any:
+        if value is not None:
+            return self._to_value(value)
+        # Kubeflow passes null on; kfp.local refuses it
+        from google.protobuf import struct_pb2
+
+        return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
 
     def _subprocess(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         log = self._log.get()
@@ -167,10 +181,14 @@ class Tracker:
         if status == self._status.SUCCESS:
             self._write(path, "SUCCEEDED", outputs=self.portable(outputs), group=group)
             return
-        error = last_line(self._attempt.log("/".join(path))) or "a step inside failed"
-        if not group:
-            self.failures.append({"name": "/".join(path), "error": error})
-        self._write(path, "FAILED", error=error, group=group)
+        if group:
+            self._write(path, "FAILED", error="A step inside failed.", group=True)
+        else:
+            self._fail(path, last_line(self._attempt.log("/".join(path))) or "It said nothing.")
+
+    def _fail(self, path: Path_, error: str, **facts: Any) -> None:
+        self.failures.append({"name": "/".join(path), "error": error})
+        self._write(path, "FAILED", error=error, **facts)
 
     def _write(self, path: Path_, state: str, *, at: str = "", **facts: Any) -> None:
         self._seen.add(path)
