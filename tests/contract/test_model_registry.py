@@ -375,6 +375,16 @@ def test_an_object_store_that_answers_503_for_a_moment_is_asked_again(
     assert models.verify(model, files=True) == 1
 
 
+def test_a_database_that_cut_all_connections_is_connected_to_again(
+    servers: Servers, model: str, artefacts: dict[str, Path]
+) -> None:
+    models = registry(servers.database, s3=servers.s3)
+    register(models, model, artefacts, "run-1")
+    mine = "FROM pg_stat_activity WHERE application_name = 'adin-models'"
+    execute(servers.database, f"SELECT pg_terminate_backend(pid) {mine}")
+    assert models.append(model, "validate", version=1, actor="test", reason="ok").seq == 2
+
+
 def test_a_store_that_stays_down_is_an_error_and_never_an_empty_registry(
     edition: Connection, servers: Servers, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
