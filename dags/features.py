@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from adin.airflow import assets
@@ -16,6 +16,65 @@ from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_conte
 
 from operators.feast import FeastMaterializeOperator
 from operators.spark_hive import SparkHiveIngestOperator
+
+
+@task(doc_md="Refuses unknown keys in the run's configuration and says which window it is for. Writes nothing.")
+def check() -> str:
+    """Return the window."""
+    context = get_current_context()
+    check_conf(context)
+    return str(run_window(context))
+
+
+@task.sensor(
+    poke_interval=30,
+    timeout=86400,
+    mode="reschedule",
+    doc_md="Waits for `_SUCCESS` in every raw day of the window. If it fails, load the days it names.",
+)
+def wait_raw(domain: str) -> bool:
+    """Return whether all raw days are there; give up after the form's minutes."""
+    from adin.features import raw
+
+    context = get_current_context()
+    activate("spark")
+    missing = raw.missing(domain, run_window(context))
+    waited = datetime.now(UTC) - context["dag_run"].start_date
+    if missing and waited > timedelta(minutes=context["params"]["wait_minutes"]):
+        raise DataError(
+            f"Raw data did not arrive: {', '.join(missing[:5])} ({len(missing)} folders).",
+            "Load them, `_SUCCESS` last, and clear this task.",
+        )
+    return not missing
+
+
+@task(doc_md="Stops the line when a quality rule is broken. Correct data or rule, clear the ingest tasks.")
+def quality_gate(results: list[dict[str, Any]]) -> None:
+    """Look at the rules each ingest job found broken."""
+    from adin.features import publish
+
+    publish.gate(results)
+
+
+@task(doc_md="Makes the staged days visible in Hive, one step a table. Safe to run again.")
+def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the facts of each table."""
+    from adin.features import publish as publishing
+
+    activate("spark")
+    return [publishing.publish(result) for result in results]
+
+
+@task(doc_md="Tells the DAGs that train on these features; a backfill is marked as one.")
+def done(domain: str, facts: list[dict[str, Any]]) -> None:
+    """Leave the facts with the asset's event."""
+    context = get_current_context()
+    context["outlet_events"][assets.features(domain)].extra = {
+        "window": str(run_window(context)),
+        "run_type": str(context["dag_run"].run_type.value),
+        "rows": {fact["table"]: fact["rows"] for fact in facts},
+        "changed_days": sum(fact["new"] + fact["changed"] for fact in facts),
+    }
 
 
 def make(domain: Domain) -> None:
@@ -40,32 +99,6 @@ def make(domain: Domain) -> None:
         },
     )
     def features() -> None:
-        @task(doc_md="Refuses unknown keys in the run's configuration. Writes nothing.")
-        def check() -> str:
-            context = get_current_context()
-            check_conf(context)
-            return str(run_window(context))
-
-        @task.sensor(
-            poke_interval=30,
-            timeout=86400,
-            mode="reschedule",
-            doc_md="Waits for `_SUCCESS` in every raw day of the window. If it fails, load the days it names.",
-        )
-        def wait_raw() -> bool:
-            from adin.features import raw
-
-            context = get_current_context()
-            activate("spark")
-            missing = raw.missing(domain.name, run_window(context))
-            waited = context["ti"].start_date - context["dag_run"].start_date
-            if missing and waited > timedelta(minutes=context["params"]["wait_minutes"]):
-                raise DataError(
-                    f"Raw data did not arrive: {', '.join(missing[:5])} ({len(missing)} folders).",
-                    "Load them, `_SUCCESS` last, and clear this task.",
-                )
-            return not missing
-
         @task_group
         def ingest() -> list[Any]:
             return [
@@ -78,19 +111,6 @@ def make(domain: Domain) -> None:
                 for table in domain.tables
             ]
 
-        @task(doc_md="Stops the line when a quality rule is broken. Correct data or rule, clear the ingest tasks.")
-        def quality_gate(results: list[dict[str, Any]]) -> None:
-            from adin.features import publish
-
-            publish.gate(results)
-
-        @task(doc_md="Makes the staged days visible in Hive, one step a table. Safe to run again.")
-        def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            from adin.features import publish as publishing
-
-            activate("spark")
-            return [publishing.publish(result) for result in results]
-
         @task_group
         def materialize() -> None:
             for view in domain.views:
@@ -101,20 +121,11 @@ def make(domain: Domain) -> None:
                     doc_md=f"Writes what changed in `{view}` to Redis; newer values win. Safe to run again.",
                 )
 
-        @task(outlets=[assets.features(domain.name)], doc_md="Tells the DAGs that train on these features.")
-        def done(facts: list[dict[str, Any]], *, outlet_events: Any = None) -> None:
-            context = get_current_context()
-            context["outlet_events"][assets.features(domain.name)].extra = {
-                "window": str(run_window(context)),
-                "run_type": str(context["dag_run"].run_type),
-                "rows": {fact["table"]: fact["rows"] for fact in facts},
-                "changed_days": sum(fact["new"] + fact["changed"] for fact in facts),
-            }
-
         staged = ingest()
         facts = publish(staged)
-        check() >> wait_raw() >> staged
-        quality_gate(staged) >> facts >> materialize() >> done(facts)
+        check() >> wait_raw(domain.name) >> staged
+        told = done.override(outlets=[assets.features(domain.name)])(domain.name, facts)
+        quality_gate(staged) >> facts >> materialize() >> told
 
     features()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -275,7 +276,10 @@ def _load(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with warnings.catch_warnings():
+            # Feast calls its Spark source experimental each time one is made
+            warnings.simplefilter("ignore", RuntimeWarning)
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"{file} cannot be imported: {error!r}.") from error
     return module
