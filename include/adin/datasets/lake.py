@@ -74,7 +74,7 @@ class Lake:
         except NotFoundError:
             return
 
-    def list(self, ref: str, prefix: str = "") -> list[str]:
+    def paths(self, ref: str, prefix: str = "") -> list[str]:
         """Return the paths below a prefix at a branch or commit, sorted."""
         paths: list[str] = []
         after = ""

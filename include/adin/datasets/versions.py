@@ -201,7 +201,7 @@ def _publish(
     for attempt in range(5):
         lake.delete_branch(branch)
         lake.create_branch(branch, spec.name)
-        lake.delete(branch, lake.list(branch))
+        lake.delete(branch, lake.paths(branch))
         files = _copy(result["location"], branch, lake)
         manifest = _manifest(inputs, result, files, key)
         lake.upload(branch, MANIFEST, json.dumps(manifest, indent=2).encode())

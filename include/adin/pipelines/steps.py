@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
 from adin.errors import DataError, RefusedError, ServiceError
@@ -117,7 +117,8 @@ def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str,
         f"evidence/{_PREDICTIONS}": evaluation / _PREDICTIONS,
     }
     version = models.register(name, manifest, files, actor=ACTOR, run_key=run_key)
-    event = "validate" if told["outcome"] == "promoted" else "reject" if told["outcome"] == "rejected" else None
+    verdicts: dict[str, Literal["validate", "reject"]] = {"promoted": "validate", "rejected": "reject"}
+    event = verdicts.get(told["outcome"])
     if event and models.state(name).versions[version.number] == "registered":
         reason = told["reason"]
         models.append(name, event, version=version.number, actor=ACTOR, reason=reason, run_key=run_key)

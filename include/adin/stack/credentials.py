@@ -45,7 +45,6 @@ def credentials() -> dict[str, str]:
 def connections() -> list[Connection]:
     """Return the connection of each service of the stack."""
     made = credentials()
-    postgres = {"host": HOST, "port": port("postgres"), "login": "adin", "password": made["postgres"]}
     hdfs = f"hdfs://{HOST}:{port('namenode')}"
     return [
         Connection(
@@ -78,7 +77,7 @@ def connections() -> list[Connection]:
         Connection("kfp", HOST, port("kfp"), password=made["kfp"]),
         Connection("kserve", HOST, port("kserve"), password=made["kserve"]),
         Connection("s3", HOST, port("s3"), made["s3_key"], made["s3_secret"], extra={"region": "us-east-1"}),
-        Connection("amversion", **postgres, schema="amversion", extra={"edition": "database"}),
+        Connection("amversion", HOST, port("postgres"), "adin", made["postgres"], "amversion", {"edition": "database"}),
     ]
 
 

@@ -259,7 +259,11 @@ def _kserve() -> Service:
 def _airflow() -> list[Service]:
     environment = airflow_environment()
     command = [program("airflow")]
-    common = {"needs": ("airflow-api",), "environment": environment}
+
+    def process(name: str, part: str, *arguments: str) -> Service:
+        check = partial(checks.airflow, part)
+        return Service(name, [*command, *arguments], check=check, needs=("airflow-api",), environment=environment)
+
     return [
         Service(
             "airflow-api",
@@ -270,19 +274,9 @@ def _airflow() -> list[Service]:
             environment=environment,
             before=partial(prepare.airflow, environment),
         ),
-        Service(
-            "airflow-scheduler",
-            [*command, "scheduler", "--skip-serve-logs"],
-            check=partial(checks.airflow, "scheduler"),
-            **common,
-        ),
-        Service("airflow-dags", [*command, "dag-processor"], check=partial(checks.airflow, "dag_processor"), **common),
-        Service(
-            "airflow-triggerer",
-            [*command, "triggerer", "--skip-serve-logs"],
-            check=partial(checks.airflow, "triggerer"),
-            **common,
-        ),
+        process("airflow-scheduler", "scheduler", "scheduler", "--skip-serve-logs"),
+        process("airflow-dags", "dag_processor", "dag-processor"),
+        process("airflow-triggerer", "triggerer", "triggerer", "--skip-serve-logs"),
     ]
 
 
