@@ -36,7 +36,7 @@ _STATUS = {DataError: 422, NotFoundError: 404, RefusedError: 409, ConfigError: 4
 _OPEN = {"/", "/v2/health/live", "/v2/health/ready", "/metrics"}
 
 
-class AdinModel(kserve.Model):  # type: ignore[misc]
+class AdinModel(kserve.Model):
     """A version under KServe's protocols: V1, and Open Inference with one tensor per request value."""
 
     def __init__(self, made: Predictor) -> None:
@@ -66,7 +66,7 @@ def _plain(values: Any) -> list[Any]:
     return [value.decode() if isinstance(value, bytes) else value for value in values]
 
 
-class Repository(kserve.ModelRepository):  # type: ignore[misc]
+class Repository(kserve.ModelRepository):
     """Models by name; one version of each answers."""
 
     def __init__(self) -> None:
