@@ -1,0 +1,73 @@
+"""What every DAG owes its users, seen without a database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from adin.settings import ROOT, settings
+from airflow.dag_processing.dagbag import DagBag
+
+HEAVY = ("pandas", "pyspark", "feast", "kfp", "kfp_server_api", "sklearn", "lakefs_sdk", "clickhouse_connect", "minio")
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(dag_folder=ROOT / "dags")
+
+
+def test_every_dag_file_is_read_without_an_error(bag):
+    assert bag.import_errors == {}
+    assert {"features__flights", "train__flights_delay", "apply_features", "smoke_stack"} <= set(bag.dags)
+
+
+def test_every_dag_says_what_it_does_writes_and_what_to_do_when_it_fails(bag):
+    for dag in bag.dags.values():
+        assert dag.tags, dag.dag_id
+        for heading in ("### What it does", "### What it writes", "### When it fails"):
+            assert heading in dag.doc_md, dag.dag_id
+
+
+def test_every_task_is_documented_owned_retried_and_limited(bag):
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            place = f"{dag.dag_id}.{task.task_id}"
+            assert task.doc_md, place
+            assert task.owner == "adin", place
+            assert task.retries >= 2, place
+            assert timedelta() < task.execution_timeout <= timedelta(hours=2), place
+
+
+def test_every_form_field_has_a_title_and_a_type(bag):
+    for dag in bag.dags.values():
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            assert schema.get("title"), f"{dag.dag_id}.{name}"
+            assert schema.get("type"), f"{dag.dag_id}.{name}"
+
+
+def test_reading_the_dags_imports_nothing_heavy():
+    code = (
+        "import sys, airflow; from airflow.dag_processing.dagbag import DagBag; import airflow.sdk.definitions.dag\n"
+        f"bag = DagBag(dag_folder={str(ROOT / 'dags')!r})\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_broken_problem_does_not_break_the_dags_of_others(monkeypatch, tmp_path):
+    (tmp_path / "flights_delay").symlink_to(ROOT / "include" / "problems" / "flights_delay")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "problem.yaml").write_text("name: broken\ntask: cooking\n")
+    monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path))
+    settings.cache_clear()
+    try:
+        bag = DagBag(dag_folder=ROOT / "dags" / "train.py")
+    finally:
+        settings.cache_clear()
+    assert bag.import_errors == {}
+    assert len(bag.dags["train__flights_delay"].tasks) > 1
+    assert "cooking" in bag.dags["train__broken"].doc_md or "task" in bag.dags["train__broken"].doc_md
