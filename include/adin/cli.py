@@ -20,8 +20,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Adin MLOps: 
 
 def _register() -> None:
     for name in _GROUPS:
-        if name in ("dataset",):
-            continue
         module = importlib.import_module(f"adin.commands.{name}")
         app.add_typer(module.app, name=name, help=(module.__doc__ or "").splitlines()[0])
     for name in _COMMANDS:
