@@ -137,9 +137,8 @@ def schedule(inputs: pd.DataFrame) -> pd.DataFrame:
 @on_demand_feature_view(sources=[tail_last, asked], schema=[Field(name="hours", dtype=Float64)])
 def tail_idle(inputs: pd.DataFrame) -> pd.DataFrame:
     """Hours since the aircraft last left one of the origins."""
-    asked_at = pd.to_datetime(inputs["prediction_time"], utc=True)
-    departed_at = pd.to_datetime(inputs["departed_at"].astype("Float64"), unit="s", utc=True)
-    return pd.DataFrame({"hours": (asked_at - departed_at).dt.total_seconds().astype("float64") / 3600})
+    asked_at = pd.to_datetime(inputs["prediction_time"], utc=True) - pd.Timestamp(0, tz="UTC")
+    return pd.DataFrame({"hours": (asked_at.dt.total_seconds() - inputs["departed_at"].astype("float64")) / 3600})
 
 
 flights_delay = FeatureService(
