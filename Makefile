@@ -38,4 +38,11 @@ servers: setup
 	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/acceptance; \
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
 
+# Tests that prove one flow, on the running stack: make accept FLOW=6
+accept: setup
+	.venv/bin/pytest -m "not ml" --flow $(FLOW)
+
+testdoc: environments
+	@.venv/bin/pytest --testdoc; test $$? -eq 5
+
 test: setup lint unit servers

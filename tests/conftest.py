@@ -1,7 +1,40 @@
-"""Airflow reads its home when it is first imported: give it an empty one, never the user's."""
+"""What all tests share: a home for Airflow, the choice of one flow, and the printed test document."""
+
+from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
+import pytest
+
+# Airflow reads its home when it is first imported: give it an empty one, never the user's
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="adin-airflow-"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--flow", type=int, help="only the tests that prove this flow")
+    parser.addoption("--testdoc", action="store_true", help="print the test document and run nothing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    flow = config.getoption("--flow")
+    if flow is not None:
+        chosen = [item for item in items if flow in _flows(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+    if config.getoption("--testdoc"):
+        for item in items:
+            title = item.name.removeprefix("test_").replace("_", " ")
+            flows = ", ".join(map(str, sorted(_flows(item)))) or "-"
+            print(f"{title:<110} {_kind(item):<12} flow {flows}")
+        items[:] = []
+
+
+def _flows(item: pytest.Item) -> set[int]:
+    return {number for marker in item.iter_markers("flow") for number in marker.args}
+
+
+def _kind(item: pytest.Item) -> str:
+    return Path(item.path).relative_to(Path(__file__).parent).parts[0]
