@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from typing import Any
 
@@ -82,9 +83,11 @@ def metastore() -> None:
     from thrift.protocol import TBinaryProtocol
     from thrift.transport import TSocket, TTransport
 
-    socket = TSocket.TSocket(HOST, port("metastore"))
-    socket.setTimeout(_SECONDS * 1000)
-    transport = TTransport.TBufferedTransport(socket)
+    # thrift logs each refused connection as an error: see first that somebody listens
+    socket.create_connection((HOST, port("metastore")), _SECONDS).close()
+    plain = TSocket.TSocket(HOST, port("metastore"))
+    plain.setTimeout(_SECONDS * 1000)
+    transport = TTransport.TBufferedTransport(plain)
     transport.open()
     try:
         Client(TBinaryProtocol.TBinaryProtocol(transport)).get_all_databases()

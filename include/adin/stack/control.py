@@ -19,13 +19,15 @@ from xmlrpc.client import Fault, ServerProxy
 
 from adin.errors import ConfigError, NotFoundError, ServiceError
 from adin.settings import settings
-from adin.stack import credentials
+from adin.stack import credentials, leftovers
 from adin.stack.layout import HOST, home, port, program
 from adin.stack.services import Service, services
 
 _RUNNING, _STARTING = {"RUNNING"}, {"STARTING", "BACKOFF"}
 #: Seconds one service may take until it is well.
-_PATIENCE = 180
+_PATIENCE = 300
+#: Seconds processes may take to stop before they are killed.
+_STOP_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,13 @@ def up(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: Non
     :raises ConfigError: a port is taken, or a program is missing.
     :raises ServiceError: a service did not become well; the message shows the end of its log.
     """
+    home().chmod(0o711)  # PostgreSQL may run as another user, who passes through
     credentials.write()
     known = services()
     wanted = _with_needs(known, only)
     _start_supervisor(known.values())
+    running = _running()
+    _check_ports([known[name] for name in wanted if name not in running])
     began = time.monotonic()
     events = {name: threading.Event() for name in wanted}
     failed = threading.Event()
@@ -84,27 +89,44 @@ def up(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: Non
 def down() -> None:
     """Stop every process of the stack; what they stored stays."""
     pid = _supervisor_pid()
-    if pid is None:
-        return
-    with contextlib.suppress(OSError, Fault, ServiceError):
-        _supervisor().supervisor.shutdown()
-    end = time.monotonic() + 90
-    while _alive(pid):
-        if time.monotonic() > end:
-            raise ServiceError(f"supervisord (process {pid}) did not stop within 90 s.", f"See {home('logs')}.")
-        time.sleep(0.2)
+    if pid is not None:
+        with contextlib.suppress(OSError, Fault, ServiceError):
+            _stop(list(services()))
+            _supervisor().supervisor.shutdown()
+        end = time.monotonic() + _STOP_PATIENCE
+        while _alive(pid) and time.monotonic() < end:
+            time.sleep(0.1)
+    leftovers.sweep()
     _pid_file().unlink(missing_ok=True)
 
 
 def restart(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> None:
-    """Stop some services, default all, and start them again."""
-    names = list(only) or [health.name for health in status() if health.pid]
+    """Stop some services, default all that run, and start them again."""
     known = services()
-    for name in _with_needs(known, names):
-        if name in names:
-            with contextlib.suppress(Fault):
-                _supervisor().supervisor.stopProcess(name)
+    names = list(only) or [health.name for health in status() if health.pid]
+    _with_needs(known, names)
+    if _supervisor_pid() is not None:
+        _stop([name for name in known if name in names])
     up(names, progress)
+
+
+def _running() -> set[str]:
+    return {info["name"] for info in _supervisor().supervisor.getAllProcessInfo() if info["pid"]}
+
+
+def _stop(names: list[str]) -> None:
+    """Stop services, those first which nothing else needs."""
+    proxy, known = _supervisor().supervisor, services()
+    left = _running().intersection(names)
+    while left:
+        wave = left - {need for name in left for need in known[name].needs}
+        for name in wave:
+            with contextlib.suppress(Fault):
+                proxy.stopProcess(name, False)
+        end = time.monotonic() + _STOP_PATIENCE
+        while _running() & wave and time.monotonic() < end:
+            time.sleep(0.1)
+        left -= wave
 
 
 def status() -> list[Health]:
@@ -149,9 +171,10 @@ def _with_needs(known: dict[str, Service], only: Iterable[str]) -> list[str]:
     def add(name: str) -> None:
         if name not in known:
             raise NotFoundError(f"No service {name!r}.", f"Services: {', '.join(known)}.")
-        for need in known[name].needs:
-            add(need)
         wanted.add(name)
+        for other in (*known[name].needs, *known[name].beside):
+            if other not in wanted:
+                add(other)
 
     for name in list(only) or known:
         add(name)
@@ -162,8 +185,6 @@ def _bring_up(service: Service, failed: threading.Event) -> None:
     proxy = _supervisor().supervisor
     state = proxy.getProcessInfo(service.name)["statename"]
     if state not in _RUNNING | _STARTING:
-        for name in service.ports:
-            _check_free(service.name, port(name))
         service.before()
         proxy.startProcess(service.name, False)
     end = time.monotonic() + _PATIENCE
@@ -177,7 +198,7 @@ def _bring_up(service: Service, failed: threading.Event) -> None:
             service.check()
         except Exception as error:  # any failure to answer means: not well yet
             problem = str(error)
-            time.sleep(0.3)
+            time.sleep(0.5)
             continue
         service.after()
         return
@@ -189,14 +210,21 @@ def _bring_up(service: Service, failed: threading.Event) -> None:
     )
 
 
-def _check_free(name: str, number: int) -> None:
+def _check_ports(wanted: Iterable[Service]) -> None:
+    taken = [f"{port(name)} ({service.name})" for service in wanted for name in service.ports if not _free(port(name))]
+    if taken:
+        remedy = "Stop what listens there, or choose other ports with ADIN_PORT_BASE."
+        raise ConfigError(f"Ports the stack needs are taken: {', '.join(taken)}.", remedy)
+
+
+def _free(number: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, number))
         except OSError:
-            remedy = "Stop what listens there, or choose other ports with ADIN_PORT_BASE."
-            raise ConfigError(f"Port {number}, which {name} needs, is taken.", remedy) from None
+            return False
+    return True
 
 
 def _health(service: Service, info: dict[str, Any] | None) -> Health:
@@ -269,9 +297,14 @@ def _start_supervisor(known: Iterable[Service]) -> None:
     if _supervisor_pid() is not None:
         _reload()
         return
+    leftovers.sweep()
     (home("logs") / "supervisord.log").unlink(missing_ok=True)
-    subprocess.run([program("supervisord"), "-c", str(config)], check=True, capture_output=True, cwd=home())
-    end = time.monotonic() + 10
+    command = [program("supervisord"), "-c", str(config)]
+    environment = {**os.environ, **leftovers.mark()}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=home(), env=environment, check=False)
+    if done.returncode:
+        raise ServiceError(f"supervisord did not start: {(done.stdout + done.stderr).strip()[-500:]}")
+    end = time.monotonic() + 30
     while True:
         try:
             _supervisor().supervisor.getState()

@@ -7,11 +7,13 @@ import json
 import os
 import pwd
 import shutil
+import stat
 import subprocess
+import threading
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from adin.errors import ServiceError
+from adin.errors import ConfigError, ServiceError
 from adin.settings import settings
 from adin.stack import checks
 from adin.stack.credentials import credentials, write_private
@@ -26,6 +28,8 @@ appender.out.layout.pattern = %d %p %c{1}: %m%n
 rootLogger.level = WARN
 rootLogger.appenderRef.out.ref = out
 """
+
+_airflow_lock = threading.Lock()
 
 DATABASES = ("airflow", "lakefs", "amversion", "feast")
 
@@ -48,6 +52,8 @@ def postgres_user() -> str | None:
 def postgres_data() -> None:
     """Create the data folder once; its password stands nowhere but in our credentials."""
     data, user = home() / "postgres", postgres_user()
+    if user:
+        _check_reachable(user, data, Path(postgres_binary("postgres")))
     if (data / "PG_VERSION").is_file():
         return
     shutil.rmtree(data, ignore_errors=True)
@@ -63,6 +69,16 @@ def postgres_data() -> None:
         _run(postgres_binary("initdb"), "-D", str(data), *options, user=user)
     finally:
         password.unlink()
+
+
+def _check_reachable(user: str, *paths: Path) -> None:
+    for path in paths:
+        for parent in path.resolve().parents:
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                raise ConfigError(
+                    f"PostgreSQL does not run as root, and user {user} cannot pass through {parent}.",
+                    "Run as another user, or put the project and ADIN_HOME where others may pass.",
+                )
 
 
 def databases() -> None:
@@ -168,13 +184,14 @@ def metastore() -> None:
 
 def airflow(environment: dict[str, str]) -> None:
     """Bring Airflow's database up to date and import the connections, when either has changed."""
-    made = credentials()
-    write_private(home("airflow") / "passwords.json", json.dumps({"admin": made["airflow_admin"]}))
-    connections = home() / "connections.json"
-    _once("airflow-database", _version("apache-airflow"), program("airflow"), "db", "migrate", environment=environment)
-    state = hashlib.sha256(connections.read_bytes()).hexdigest()
-    command = (program("airflow"), "connections", "import", str(connections), "--overwrite")
-    _once("airflow-connections", state, *command, environment=environment)
+    airflow, connections = program("airflow"), home() / "connections.json"
+    with _airflow_lock:  # its four processes start at the same time
+        users = json.dumps({"admin": credentials()["airflow_admin"]})
+        write_private(home("airflow") / "passwords.json", users)
+        _once("airflow-database", _version("apache-airflow"), airflow, "db", "migrate", environment=environment)
+        state = hashlib.sha256(connections.read_bytes()).hexdigest()
+        command = (airflow, "connections", "import", str(connections), "--overwrite")
+        _once("airflow-connections", state, *command, environment=environment)
 
 
 def _once(name: str, state: str, *command: str, environment: dict[str, str]) -> None:

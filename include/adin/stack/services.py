@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adin.settings import ROOT, settings
 from adin.stack import checks, prepare
@@ -36,6 +37,7 @@ class Service:
     """One supervised process.
 
     :param needs: services which must be well before this one starts.
+    :param beside: services which must run too, but may start at the same time.
     :param ports: ports it listens on, checked to be free before its first start.
     :param check: returns when the service is well, raises otherwise.
     :param before: makes what the process needs on disk; run before each start of the stack.
@@ -47,6 +49,7 @@ class Service:
     check: Callable[[], object]
     ports: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     before: Callable[[], object] = _nothing
@@ -73,10 +76,11 @@ def services() -> dict[str, Service]:
 
 def _postgres() -> Service:
     data = home() / "postgres"
-    options = f"-D {data} -h {HOST} -p {port('postgres')} -k {data} -c max_connections=200"
+    # no Unix socket: the path of one may have 107 characters only
+    options = ["-c", "max_connections=200", "-c", "unix_socket_directories="]
     return Service(
         "postgres",
-        [postgres_binary("postgres"), *options.split()],
+        [postgres_binary("postgres"), "-D", str(data), "-h", HOST, "-p", str(port("postgres")), *options],
         check=checks.postgres,
         ports=("postgres",),
         user=prepare.postgres_user(),
@@ -163,7 +167,8 @@ def _lakefs() -> Service:
 def _hdfs() -> list[Service]:
     conf = home("hdfs", "conf")
     hdfs = "org.apache.hadoop.hdfs.server"
-    base = [java(), "-Xmx512m", f"-Dhadoop.log.dir={home('hdfs')}", "-cp", hadoop_class_path(conf)]
+    files = [f"-Djava.io.tmpdir={home('tmp')}", f"-Dhadoop.log.dir={home('logs')}"]
+    base = [java(), "-Xmx512m", *files, "-cp", hadoop_class_path(conf)]
     name, data = [*base, f"{hdfs}.namenode.NameNode"], [*base, f"{hdfs}.datanode.DataNode"]
     return [
         Service(
@@ -196,10 +201,12 @@ def _metastore() -> Service:
     )
     opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in packages]
     class_path = f"{conf}:{site_packages()}/pyspark/jars/*"
-    main = "org.apache.hadoop.hive.metastore.HiveMetaStore"
+    files = [f"-Djava.io.tmpdir={home('tmp')}", f"-Dderby.stream.error.file={home('logs') / 'derby.log'}"]
+    source = ROOT / "deploy" / "local" / "LoopbackMetastore.java"
+    main = ["org.codehaus.janino.SimpleCompiler", str(source), source.stem, str(port("metastore"))]
     return Service(
         "metastore",
-        [java(), *opens, "-Xmx512m", "-cp", class_path, main, "-p", str(port("metastore"))],
+        [java(), *opens, *files, "-Xmx512m", "-cp", class_path, *main],
         check=checks.metastore,
         ports=("metastore",),
         needs=("datanode",),
@@ -208,7 +215,14 @@ def _metastore() -> Service:
 
 
 def _redis() -> Service:
-    options = {"bind": HOST, "port": port("redis"), "dir": home("redis"), "appendonly": "yes", "save": "''"}
+    options = {
+        "bind": HOST,
+        "port": port("redis"),
+        "dir": home("redis"),
+        "appendonly": "yes",
+        "save": "''",
+        "set-proc-title": "no",  # it would be written over the environment, by which the stack knows its processes
+    }
     config = home("redis") / "redis.conf"
     lines = [f"{key} {value}" for key, value in (options | {"requirepass": credentials()["redis"]}).items()]
     valkey = subprocess.run([program("python"), "-c", _FIND_VALKEY], capture_output=True, text=True, check=True)
@@ -258,25 +272,20 @@ def _kserve() -> Service:
 
 def _airflow() -> list[Service]:
     environment = airflow_environment()
-    command = [program("airflow")]
+    before = partial(prepare.airflow, environment)
 
-    def process(name: str, part: str, *arguments: str) -> Service:
-        check = partial(checks.airflow, part)
-        return Service(name, [*command, *arguments], check=check, needs=("airflow-api",), environment=environment)
+    def part(name: str, *command: str, check: Callable[[], object], **more: Any) -> Service:
+        line = [program("airflow"), *command]
+        return Service(name, line, check=check, needs=("postgres",), environment=environment, before=before, **more)
+
+    def worker(name: str, job: str, *command: str) -> Service:
+        return part(name, *command, check=partial(checks.airflow, job), beside=("airflow-api",))
 
     return [
-        Service(
-            "airflow-api",
-            [*command, "api-server"],
-            check=checks.airflow_api,
-            ports=("airflow",),
-            needs=("postgres",),
-            environment=environment,
-            before=partial(prepare.airflow, environment),
-        ),
-        process("airflow-scheduler", "scheduler", "scheduler", "--skip-serve-logs"),
-        process("airflow-dags", "dag_processor", "dag-processor"),
-        process("airflow-triggerer", "triggerer", "triggerer", "--skip-serve-logs"),
+        part("airflow-api", "api-server", check=checks.airflow_api, ports=("airflow",)),
+        worker("airflow-scheduler", "scheduler", "scheduler", "--skip-serve-logs"),
+        worker("airflow-dags", "dag_processor", "dag-processor"),
+        worker("airflow-triggerer", "triggerer", "triggerer", "--skip-serve-logs"),
     ]
 
 
