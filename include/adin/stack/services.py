@@ -164,11 +164,16 @@ def _lakefs() -> Service:
     )
 
 
+def _java() -> list[str]:
+    # small servers: they are up in half the time without the second compiler and the parallel collector
+    return [java(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
 def _hdfs() -> list[Service]:
     conf = home("hdfs", "conf")
     hdfs = "org.apache.hadoop.hdfs.server"
     files = [f"-Djava.io.tmpdir={home('tmp')}", f"-Dhadoop.log.dir={home('logs')}"]
-    base = [java(), "-Xmx512m", *files, "-cp", hadoop_class_path(conf)]
+    base = [*_java(), *files, "-cp", hadoop_class_path(conf)]
     name, data = [*base, f"{hdfs}.namenode.NameNode"], [*base, f"{hdfs}.datanode.DataNode"]
     return [
         Service(
@@ -206,7 +211,7 @@ def _metastore() -> Service:
     main = ["org.codehaus.janino.SimpleCompiler", str(source), source.stem, str(port("metastore"))]
     return Service(
         "metastore",
-        [java(), *opens, *files, "-Xmx512m", "-cp", class_path, *main],
+        [*_java(), *opens, *files, "-cp", class_path, *main],
         check=checks.metastore,
         ports=("metastore",),
         needs=("datanode",),
