@@ -106,7 +106,7 @@ def make(spec: Problem, domain: Domain) -> None:
             outlets=[assets.dataset(spec.name)],
             doc_md="Point-in-time join in Spark, one lakeFS commit. Same inputs, same commit. Safe to run again.",
         )
-        commit = dataset.output["commit"]
+        commit = "{{ ti.xcom_pull('dataset')['commit'] }}"
         explore = ClickHouseLoadOperator(
             task_id="explore",
             problem=spec.name,
