@@ -1,20 +1,27 @@
-"""A small HTTP front over the real ClickHouse engine (chDB), for machines which cannot have the server itself.
+"""A stand-in HTTP front over the real ClickHouse engine (chDB), for machines which cannot have the server itself.
 
-It speaks as much of ClickHouse's HTTP interface as the ordinary clients need. Statements run one after the other: one
-engine, one process. There is no native protocol, no cluster, no users beyond one, and a running statement cannot be
-killed from outside; a real server drops in by its connection.
+It speaks as much of ClickHouse's HTTP interface as the ordinary clients need: statements run at the same time, each on
+a connection of its own, and ``KILL QUERY`` ends a running one by the id its client gave. Not here: the native
+protocol, clusters, users beyond one, sessions (``session_id`` is taken and forgotten), compressed answers. A real
+server drops in by its connection.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hmac
+import json
 import logging
 import os
 import re
-import tempfile
 import threading
 import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -50,75 +57,213 @@ _NOT_SETTINGS = {
     "http_headers_progress_interval_ms",
     "cancel_http_readonly_queries_on_client_close",
 }
-_INSERT = re.compile(r"^\s*(INSERT\s+INTO\s+.*?)\s+FORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE | re.DOTALL)
+#: The server's HTTP status by error code; 500 for all others.
+_STATUS = {
+    **dict.fromkeys((6, 25, 26, 27, 36, 38, 41, 53, 62, 72, 117, 376), 400),  # cannot be parsed, wrong types
+    **dict.fromkeys((192, 193, 516), 403),  # wrong user or password
+    **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115), 404),  # unknown table, function, setting, ...
+    **dict.fromkeys((48,), 501),  # not implemented
+}
+_INSERT = re.compile(rb"\s*(INSERT\s+INTO\s+.*?)\s+FORMAT\s+(\w+)[ \t]*;?[ \t]*(?:\r?\n|$)", re.IGNORECASE | re.DOTALL)
+_OWN_ROWS = re.compile(rb"\b(SELECT|VALUES|WITH)\b", re.IGNORECASE)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+_KILL = re.compile(r"\s*KILL\s+QUERY\b", re.IGNORECASE)
+#: The setting that carries the client's query id; the engine gives its own.
+_CLIENT_ID = "log_comment"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One request, as the engine takes it.
+
+    :param data: rows in ``format``, where the statement is an INSERT without rows of its own.
+    :param settings: settings and, named ``param_*``, values of the statement's parameters.
+    """
+
+    text: str
+    query_id: str
+    database: str
+    format: str
+    settings: dict[str, str]
+    data: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a statement printed, and counts of the rows and bytes that went through it."""
+
+    content: bytes
+    summary: dict[str, str]
+
+
+class QueryError(Exception):
+    """The engine, or this front, refuses a statement.
+
+    :param code: ClickHouse's error code.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+    @classmethod
+    def of(cls, error: RuntimeError) -> QueryError:
+        """Read the code from what chDB raises."""
+        found = re.search(r"Code: (\d+)", str(error))
+        return cls(int(found[1]), str(error)[found.start() :]) if found else cls(1002, str(error))
 
 
 class Engine:
-    """The one chDB session of this process.
+    """The chDB engine of this process, one a process.
 
     :param path: folder of the databases.
     """
 
     def __init__(self, path: str) -> None:
-        from chdb.session import Session
-
-        self._session = Session(path)
+        self._path = path
+        self._running: set[str] = set()
         self._lock = threading.Lock()
+        self._open = self._connect()  # the engine lives as long as it has a connection
 
-    def run(self, statement: str, database: str, parameters: dict[str, str], data: bytes, default: str) -> bytes:
-        """Run one statement and return what it prints."""
+    def _connect(self) -> Any:
+        from chdb.state.sqlitelike import Connection
+
+        return Connection(self._path)
+
+    def run(self, statement: Statement) -> Answer:
+        """Run one statement; others run beside it.
+
+        :raises QueryError: the engine refuses it, it was killed, or its id is in use.
+        """
+        with self._claim(statement.query_id):
+            connection = self._connect()
+            try:
+                connection.query(f"USE `{statement.database}`")
+                chosen = statement.settings | {_CLIENT_ID: statement.query_id}
+                connection.query("SET " + ", ".join(f"{name} = {_text(value)}" for name, value in chosen.items()))
+                if statement.data is not None:
+                    return _insert(connection, statement)
+                result = connection.query(_by_client_id(statement.text), statement.format)
+                return Answer(bytes(result.bytes() or b""), _summary(result))
+            except RuntimeError as error:
+                raise QueryError.of(error) from None
+            finally:
+                connection.close()
+
+    @contextmanager
+    def _claim(self, query_id: str) -> Iterator[None]:
         with self._lock:
-            self._session.query(f"USE `{database}`")
-            for name, value in parameters.items():
-                self._session.query(f"SET param_{name} = {_text(value)}")
-            insert = _INSERT.match(statement)
-            if insert and data:
-                return self._insert(insert[1], insert[2], data)
-            return bytes(self._session.query(statement, _format(statement, default)).bytes())
-
-    def _insert(self, head: str, form: str, data: bytes) -> bytes:
-        with tempfile.NamedTemporaryFile(suffix=f".{form}") as file:
-            file.write(data)
-            file.flush()
-            self._session.query(f"{head} SELECT * FROM file('{file.name}', '{form}')")  # noqa: S608 - both made here
-        return b""
+            if query_id in self._running:
+                raise QueryError(216, f"Code: 216. DB::Exception: Query with id = {query_id} is already running.")
+            self._running.add(query_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(query_id)
 
 
-def _format(statement: str, default: str) -> str:
-    found = _FORMAT.search(statement)
-    return found[1] if found else default
+def _insert(connection: Any, statement: Statement) -> Answer:
+    stream = connection.send_insert(statement.text, statement.format)
+    try:
+        if statement.data:
+            stream.append(statement.data)
+        result = stream.finish()
+    except RuntimeError:
+        stream.cancel()
+        raise
+    return Answer(b"", {"written_rows": str(result.rows_written), "written_bytes": str(result.bytes_written)})
+
+
+def _by_client_id(text: str) -> str:
+    return re.sub(r"\bquery_id\b", f"Settings['{_CLIENT_ID}']", text) if _KILL.match(text) else text
+
+
+def _summary(result: Any) -> dict[str, str]:
+    return {
+        "read_rows": str(result.storage_rows_read()),
+        "read_bytes": str(result.storage_bytes_read()),
+        "written_rows": str(result.rows_written()),
+        "written_bytes": str(result.bytes_written()),
+        "result_rows": str(result.rows_read()),
+        "elapsed_ns": str(int(result.elapsed() * 1e9)),
+    }
 
 
 def _text(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _settings(params: dict[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in params.items()
-        if name not in _NOT_SETTINGS and not name.startswith("param_") and re.fullmatch(r"[a-z][a-z0-9_]*", name)
-    }
+# --- HTTP ----------------------------------------------------------------------------------------------------------
 
 
-def _with_settings(statement: str, params: dict[str, str]) -> str:
-    """Append the settings of the URL where the grammar takes them."""
-    chosen = _settings(params)
-    if not chosen or not re.match(r"\s*(SELECT|WITH|INSERT|DESCRIBE|DESC)\b", statement, re.IGNORECASE):
-        return statement
-    clause = ", ".join(f"{name} = {_text(value)}" for name, value in chosen.items())
-    form = _FORMAT.search(statement)
-    if form:
-        return f"{statement[: form.start()]} SETTINGS {clause} FORMAT {form[1]}"
-    return f"{statement.rstrip().rstrip(';')} SETTINGS {clause}"
+def _zstd(body: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+
+
+def _lz4(body: bytes) -> bytes:
+    import lz4.frame
+
+    return bytes(lz4.frame.decompress(body))
+
+
+_DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "identity": bytes,
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+    "lz4": _lz4,
+    "zstd": _zstd,
+}
+
+
+async def _body(request: Request) -> bytes:
+    encoding = request.headers.get("Content-Encoding", "").lower()
+    if encoding not in _DECODERS or request.headers.get("Content-Type", "").startswith("multipart/"):
+        raise QueryError(48, "Code: 48. DB::Exception: this front takes no multipart forms and no such encoding.")
+    return _DECODERS[encoding](await request.body())
+
+
+def read(params: dict[str, str], headers: dict[str, str], body: bytes) -> Statement:
+    """Read a request: the statement may stand in the URL, the body, or both, and rows may follow it.
+
+    :raises QueryError: there is no statement, or it is no text.
+    """
+    head = params.get("query", "").encode()
+    whole = head + b"\n" + body if head and body else head or body
+    if not whole.strip():
+        raise QueryError(62, "Code: 62. DB::Exception: Empty query.")
+    default = params.get("default_format") or headers.get("x-clickhouse-format") or "TabSeparated"
+    make = partial(
+        Statement,
+        query_id=params.get("query_id") or str(uuid.uuid4()),
+        database=(params.get("database") or headers.get("x-clickhouse-database") or "default").replace("`", ""),
+        settings={name: value for name, value in params.items() if _is_setting(name)},
+    )
+    insert = _INSERT.match(whole)
+    if insert and not _OWN_ROWS.search(insert[1]):
+        return make(insert[1].decode(errors="replace"), format=insert[2].decode(), data=whole[insert.end() :])
+    try:
+        text = whole.decode()
+    except UnicodeDecodeError:
+        raise QueryError(62, "Code: 62. DB::Exception: The statement is not UTF-8 text.") from None
+    found = _FORMAT.search(text)
+    return make(text, format=found[1] if found else default)
+
+
+def _is_setting(name: str) -> bool:
+    return name not in _NOT_SETTINGS and re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) is not None
 
 
 def _allowed(request: Request) -> bool:
     user, password = request.headers.get("X-ClickHouse-User", ""), request.headers.get("X-ClickHouse-Key", "")
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
-        user, _, password = base64.b64decode(sent).decode(errors="replace").partition(":")
+        user, _, password = base64.b64decode(sent + "==").decode(errors="replace").partition(":")
+    elif "user" in request.query_params:
+        user, password = request.query_params["user"], request.query_params.get("password", "")
     expected = f"adin:{os.environ['ADIN_CLICKHOUSE_PASSWORD']}"
     return hmac.compare_digest(f"{user}:{password}".encode(), expected.encode())
 
@@ -128,59 +273,43 @@ async def _ping(_: Request) -> Response:
 
 
 async def _query(request: Request) -> Response:
-    if not _allowed(request):
-        return _error(516, "Authentication failed", 403)
-    params = dict(request.query_params)
-    body = await request.body()
-    statement = params.get("query", "")
-    data = b""
-    if statement and _INSERT.match(statement):
-        data = body
-    else:
-        statement = f"{statement}\n{body.decode()}".strip()
-    if not statement:
-        return _error(62, "Empty query", 400)
-    query_id = params.get("query_id") or str(uuid.uuid4())
-    named = {name.removeprefix("param_"): value for name, value in params.items() if name.startswith("param_")}
-    database = params.get("database") or request.headers.get("X-ClickHouse-Database") or "default"
-    default = params.get("default_format") or request.headers.get("X-ClickHouse-Format") or "TabSeparated"
-    statement = statement if data else _with_settings(statement, params)
     engine: Engine = request.app.state.engine
+    query_id = ""
     try:
-        answer = await run_in_threadpool(engine.run, statement, database.replace("`", ""), named, data, default)
-    except RuntimeError as error:  # what chDB raises for every failed statement
-        found = re.search(r"Code: (\d+)", str(error))
-        log.warning("statement %s failed with code %s", query_id, found[1] if found else "?")
-        return _error(int(found[1]) if found else 1002, str(error), 500)
+        if not _allowed(request):
+            raise QueryError(516, "Code: 516. DB::Exception: Authentication failed: wrong user or password.")
+        statement = read(dict(request.query_params), dict(request.headers), await _body(request))
+        query_id = statement.query_id
+        answer = await run_in_threadpool(engine.run, statement)
+    except QueryError as error:
+        log.warning("statement %s failed with code %s", query_id, error.code)
+        headers = {"X-ClickHouse-Exception-Code": str(error.code), "X-ClickHouse-Query-Id": query_id}
+        return PlainTextResponse(f"{error}\n", _STATUS.get(error.code, 500), headers=headers)
     headers = {
         "X-ClickHouse-Query-Id": query_id,
-        "X-ClickHouse-Format": _format(statement, default),
+        "X-ClickHouse-Format": statement.format,
         "X-ClickHouse-Timezone": "UTC",
         "X-ClickHouse-Server-Display-Name": "adin-clickhouse-front",
-        "X-ClickHouse-Summary": "{}",
+        "X-ClickHouse-Summary": json.dumps(answer.summary),
     }
-    return Response(answer, media_type="application/octet-stream", headers=headers)
-
-
-def _error(code: int, text: str, status: int) -> Response:
-    return PlainTextResponse(f"{text}\n", status, headers={"X-ClickHouse-Exception-Code": str(code)})
+    return Response(answer.content, media_type="application/octet-stream", headers=headers)
 
 
 def application(path: str) -> Starlette:
     """Return the web application over the databases in a folder."""
-    routes = [Route("/ping", _ping), Route("/", _query, methods=["GET", "POST"])]
-    app = Starlette(routes=routes)
+    app = Starlette(routes=[Route("/ping", _ping), Route("/", _query, methods=["GET", "POST"])])
     app.state.engine = Engine(path)
     return app
 
 
-def main() -> Any:
+def main() -> None:
     """Serve on the stack's port."""
     import uvicorn
 
     os.environ.setdefault("TZ", "UTC")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    uvicorn.run(application(str(home("clickhouse"))), host=HOST, port=port("clickhouse"), access_log=False)
+    app = application(str(home("clickhouse")))
+    uvicorn.run(app, host=HOST, port=port("clickhouse"), access_log=False, timeout_graceful_shutdown=5)
 
 
 if __name__ == "__main__":
