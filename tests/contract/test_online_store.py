@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,21 @@ from adin.features import online, repo, store, wire
 from adin.features.repo import View
 from adin.settings import settings
 from adin.window import Window
+from redis_server import RedisServer
 
 pytestmark = pytest.mark.flow(4, 5)
+FEATURES = Path(__file__).parents[1] / "shop" / "features"
 AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shop(redis: Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Feast project of its own: registry in a file, features in Redis."""
     registry = tmp_path_factory.mktemp("registry") / "feast.db"
-    conn = Connection(
-        "feast", redis.host, redis.port, password=redis.password, extra={"registry": f"sqlite:///{registry}"}
-    )
+    conn = replace(redis_server.connection, extra={"registry": f"sqlite:///{registry}"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADIN_CONN_FEAST", conn.uri)
-        patch.setenv("ADIN_FEATURE_REPO", str(Path(__file__).parent / "repo"))
+        patch.setenv("ADIN_FEATURE_REPO", str(FEATURES))
         _forget()
         store.apply("shop")
         yield
@@ -260,7 +261,8 @@ def test_coverage_names_the_views_with_nothing_online() -> None:
     assert online.coverage(service) == ["prices"]
 
 
-def test_a_wrong_password_and_a_server_that_is_down_are_told_apart(redis: Connection) -> None:
+def test_a_wrong_password_and_a_server_that_is_down_are_told_apart(redis_server: RedisServer) -> None:
+    redis = redis_server.connection
     with (
         pytest.raises(ConfigError, match="refused to sign in"),
         wire.Session(Connection("feast", redis.host, redis.port, password="wrong")) as session,
@@ -276,7 +278,7 @@ def test_a_wrong_password_and_a_server_that_is_down_are_told_apart(redis: Connec
 def test_applied_again_nothing_changes_and_a_changed_view_is_told(tmp_path: Path) -> None:
     assert store.plan("shop").changes == ()
     assert store.apply("shop").changes == ()
-    source = Path(__file__).parent / "repo" / "shop"
+    source = FEATURES / "shop"
     changed = tmp_path / "shop"
     changed.mkdir()
     for file in source.iterdir():

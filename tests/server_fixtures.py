@@ -1,4 +1,4 @@
-"""Real servers for the contract tests: those of the running stack, else the ones needed, started for the session."""
+"""Real servers for the tests: those of the running stack, else the ones needed, started for the session."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from adin.connections import Connection, connection
 from adin.settings import ROOT, settings
+from redis_server import RedisServer
 from servers import Servers, execute, s3_client
 
 #: First port of the servers started here; away from the defaults of a user's stack.
@@ -73,3 +74,11 @@ def edition(request: pytest.FixtureRequest, servers: Servers) -> Connection:
 def model() -> str:
     """The name of a model nobody has used."""
     return f"m_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server of the session's own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
