@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adin.errors import DataError, RefusedError
 from adin.features import reader, repo
@@ -13,8 +16,7 @@ from adin.models import artifact, registry
 from adin.models.registry import ModelVersion
 from adin.problem import Problem, problem
 
-if TYPE_CHECKING:
-    import pandas as pd
+log = logging.getLogger("adin.serving")
 
 
 def load(name: str, number: int | None = None) -> Predictor:
@@ -26,12 +28,12 @@ def load(name: str, number: int | None = None) -> Predictor:
     :raises DataError: a file is not the one that was registered.
     """
     models = registry()
+    spec = problem(name)
     if number is None:
         number = models.state(name).champion
         if number is None:
             raise RefusedError(f"Model {name} has no champion.", f"Train it: DAG train__{name}.")
     found = models.version(name, number)
-    spec = problem(name)
     service = repo.service(spec.domain, found.manifest.service)
     if gone := sorted(set(found.manifest.features) - set(service.columns)):
         raise RefusedError(f"Version {number} of {name} needs features that are no more: {', '.join(gone)}.")
@@ -42,7 +44,9 @@ def load(name: str, number: int | None = None) -> Predictor:
         )
     with tempfile.TemporaryDirectory() as folder:
         estimator = artifact.load(models.download(name, number, Path(folder)))
-    return Predictor(spec, found, service, estimator)
+    made = Predictor(spec, found, service, estimator)
+    made.warm()
+    return made
 
 
 class Predictor:
@@ -58,8 +62,21 @@ class Predictor:
         self.service = service
         self.estimator = estimator
         self.reader = reader.OnlineReader(service)
-        self._needed = tuple(dict.fromkeys((*service.keys, *service.request, spec.event_time)))
-        self._types = {name: kind for view in service.views for name, kind in view.key_types}
+        types = {name: kind for view in service.views for name, kind in view.key_types}
+        for view in service.on_demand:
+            types |= view.request_types
+        types[spec.event_time] = "UnixTimestamp"
+        #: Feast type name of each value a request must have.
+        self.needed = {name: types.get(name, "") for name in (*service.keys, *service.request, spec.event_time)}
+        self._features = list(version.manifest.features)
+        self._limits = {view.name: _limit(view, spec) for view in service.views}
+
+    def warm(self) -> None:
+        """Answer once: the first prediction is slow and should not be a user's."""
+        try:
+            self.predict([self.spec.example])
+        except DataError as error:
+            log.warning("the example of %s cannot be answered: %s", self.spec.name, error)
 
     def predict(self, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return one prediction per instance, with what it rests on.
@@ -71,73 +88,110 @@ class Predictor:
         """
         import pandas as pd
 
-        frame = self._asked(instances)
-        frame["prediction_time"] = frame[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
-        columns, times = self.reader.read(frame[list(self.service.keys)].to_dict("records"), self._timeout)
-        frame = frame.assign(**columns)
+        asked = self._asked(instances)
+        asked["prediction_time"] = asked[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
+        columns, times = self.reader.read(instances, self.spec.serving.timeout.total_seconds())
+        moments = asked["prediction_time"].tz_localize(None).to_numpy("datetime64[us]")
         for view in self.service.views:
-            self._drop_stale(frame, view, times[view.name])
-        frame = repo.with_on_demand(frame, self.service.on_demand)
+            self._drop_stale(view, columns, moments, times[view.name])
+        frame = self._with_on_demand(pd.DataFrame({**asked, **columns}))
+        answer = self.estimator.predict(frame[self._features])
         manifest = self.version.manifest
-        answer = self.estimator.predict(frame[list(manifest.features)])
         return {
             "predictions": [float(value) for value in answer],
             "model_version": self.version.number,
             "dataset": manifest.dataset,
             "registry": manifest.registry,
-            "features_at": {
-                view: [None if text == "NaT" else f"{text}Z" for text in at.astype("datetime64[s]").astype(str)]
-                for view, at in times.items()
-            },
+            "features_at": {view: [_text(moment) for moment in at] for view, at in times.items()},
         }
 
-    @property
-    def _timeout(self) -> float:
-        return self.spec.serving.timeout.total_seconds()
-
-    def _asked(self, instances: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-        import pandas as pd
-
+    def _asked(self, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Check the instances and return the values of their requests as columns."""
         for number, instance in enumerate(instances):
             if not isinstance(instance, Mapping):
-                raise DataError(f"instances[{number}] is no object.", f"Give {', '.join(self._needed)}.")
-            if missing := [name for name in self._needed if name not in instance]:
+                raise DataError(f"instances[{number}] is no object.", f"Give {', '.join(self.needed)}.")
+            if missing := [name for name in self.needed if name not in instance]:
                 raise DataError(f"instances[{number}] lacks {', '.join(missing)}.", "Give null for what is not known.")
-        frame = pd.DataFrame([{name: each[name] for name in self._needed} for each in instances])
-        for view in self.service.on_demand:
-            for column in view.inputs.values():
-                if column in frame.columns:
-                    frame[column] = _typed(frame[column], view.request_types.get(column, ""), column)
-        frame[self.spec.event_time] = _typed(frame[self.spec.event_time], "UnixTimestamp", self.spec.event_time)
-        return frame
+        asked = {name: _typed(name, kind, [each[name] for each in instances]) for name, kind in self.needed.items()}
+        if asked[self.spec.event_time].hasnans:
+            raise DataError(f"{self.spec.event_time} is null.", "It must be known: features are looked up for it.")
+        return asked
 
-    def _drop_stale(self, frame: pd.DataFrame, view: repo.View, at: Any) -> None:
-        """Take away values that are too old for the problem's policy, or refuse."""
+    def _drop_stale(self, view: repo.View, columns: dict[str, Any], moments: Any, at: Any) -> None:
+        """Take away values that are too old for the view or the problem's policy, or refuse."""
         import numpy as np
-        import pandas as pd
 
         gone = np.isnat(at)
-        if view.name in self.spec.serving.max_age:
-            age = frame["prediction_time"] - pd.Series(at, index=frame.index).dt.tz_localize("UTC")
-            gone = gone | (age > pd.Timedelta(self.spec.serving.max_age[view.name])).to_numpy()
-        if gone.any() and self.spec.serving.missing.get(view.name) == "refuse":
-            raise DataError(f"instances[{int(np.flatnonzero(gone)[0])}]: no fresh {view.name} for it.")
+        if limit := self._limits[view.name]:
+            gone |= moments - at > np.timedelta64(limit)
+        if not gone.any():
+            return
+        if self.spec.serving.missing.get(view.name) == "refuse":
+            raise DataError(f"instances[{int(np.flatnonzero(gone)[0])}]: there is no fresh {view.name} for it.")
         for name, _ in view.features:
             column = f"{view.name}__{name}"
-            frame[column] = frame[column].where(~gone)
+            columns[column] = _without(columns[column], gone)
+
+    def _with_on_demand(self, frame: Any) -> Any:
+        try:
+            return repo.with_on_demand(frame, self.service.on_demand)
+        except Exception as error:  # a function of the feature repository met values it was not made for
+            views = ", ".join(view.name for view in self.service.on_demand)
+            raise DataError(f"{views} cannot be computed from these values: {error}.") from error
 
 
-def _typed(column: pd.Series, kind: str, name: str) -> pd.Series:
-    """Return request values as their declared type."""
+def _limit(view: repo.View, spec: Problem) -> timedelta | None:
+    """Return how old a value of a view may be: what the join of the training set allowed, or less."""
+    limits = [limit for limit in (view.ttl, spec.serving.max_age.get(view.name)) if limit]
+    return min(limits, default=None)
+
+
+def _without(column: Any, gone: Any) -> Any:
+    import numpy as np
+
+    kind = column.dtype.kind
+    kept = column.astype(object) if kind == "b" else column.astype(float) if kind in "iu" else column.copy()
+    kept[gone] = {"O": None, "M": np.datetime64("NaT")}.get(kept.dtype.kind, np.nan)
+    return kept
+
+
+def _text(moment: Any) -> str | None:
+    return None if str(moment) == "NaT" else f"{moment.astype('datetime64[s]')}Z"
+
+
+def _typed(name: str, kind: str, values: list[Any]) -> Any:
+    """Return request values as a column of their declared type; null stays null."""
+    import numpy as np
     import pandas as pd
 
+    wanted, fits = _FITS.get(kind, ("", lambda value: True))
+    if wrong := [value for value in values if value is not None and not fits(value)]:
+        raise DataError(f"{name} must be {wanted}, not {wrong[0]!r}.")
+    if kind != "UnixTimestamp":
+        missing = any(value is None for value in values)
+        dtype = {"Int32": "int64", "Int64": "int64", "Float32": "float64", "Float64": "float64"}.get(kind)
+        return np.array(values, "float64" if dtype and missing else dtype or object)
     try:
-        if kind == "UnixTimestamp":
-            return pd.to_datetime(column, utc=True, format="ISO8601")
-        if kind in ("Int32", "Int64", "Float32", "Float64"):
-            return pd.to_numeric(column)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{name} is no {kind}: {error}.") from None
-    if kind == "String" and not all(value is None or isinstance(value, str) for value in column):
-        raise DataError(f"{name} must be text.")
-    return column
+        return pd.to_datetime(pd.Index(values, dtype=object), utc=True, format="ISO8601")
+    except ValueError as error:
+        raise DataError(f"{name} must be {wanted}: {error}.") from None
+
+
+def _whole(bits: int) -> Any:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and -(2**bits) <= value < 2**bits
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+#: Per Feast type name, what a value must be and whether one is.
+_FITS: dict[str, tuple[str, Any]] = {
+    "String": ("text", lambda value: isinstance(value, str)),
+    "Int32": ("a whole number of 32 bits", _whole(31)),
+    "Int64": ("a whole number of 64 bits", _whole(63)),
+    "Float32": ("a finite number", _number),
+    "Float64": ("a finite number", _number),
+    "Bool": ("true or false", lambda value: isinstance(value, bool)),
+    "UnixTimestamp": ("a time such as 2013-01-01T00:00:00Z", lambda value: isinstance(value, str)),
+}

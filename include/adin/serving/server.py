@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
+import re
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kserve
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -22,7 +27,7 @@ from kserve.protocol.rest.server import RESTServer
 from prometheus_client import Counter, Gauge, Histogram
 
 from adin.connections import connection
-from adin.errors import AdinError, ConfigError, DataError, NotFoundError, RefusedError
+from adin.errors import AdinError, ConfigError, DataError, NotFoundError, RefusedError, ServiceError
 from adin.models import registry
 from adin.serving import predictor
 from adin.serving.predictor import Predictor
@@ -32,8 +37,18 @@ log = logging.getLogger("adin.serving")
 _REQUESTS = Counter("adin_requests", "Requests for predictions", ["model", "version", "code"])
 _SECONDS = Histogram("adin_request_seconds", "Time to answer one", ["model", "version"])
 _SERVED = Gauge("adin_served_version", "Version that answers", ["model"])
-_STATUS = {DataError: 422, NotFoundError: 404, RefusedError: 409, ConfigError: 400}
-_OPEN = {"/", "/v2/health/live", "/v2/health/ready", "/metrics"}
+_STATUS: dict[type[Exception], int] = {
+    DataError: 422,
+    NotFoundError: 404,
+    RefusedError: 409,
+    ConfigError: 400,
+    InvalidInput: 400,
+    RequestValidationError: 400,
+    ModelNotFound: 404,
+    ModelNotReady: 503,
+    NotImplementedError: 501,
+}
+_OPEN = re.compile(r"/|/metrics|/v2/health/(live|ready)|/v2/models/[^/]+/ready")
 
 
 class AdinModel(kserve.Model):
@@ -46,24 +61,37 @@ class AdinModel(kserve.Model):
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answer one request of either protocol."""
-        if isinstance(payload, dict):
-            return self.made.predict(payload["instances"])
-        columns = {tensor.name: _plain(tensor.data) for tensor in payload.inputs}
-        rows = {len(values) for values in columns.values()}
-        if len(rows) != 1:
-            raise DataError("The input tensors have different lengths.", "Give one value per row in each.")
-        answer = self.made.predict(
-            [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        )
+        if isinstance(payload, kserve.InferRequest):
+            answer = await asyncio.to_thread(self.made.predict, _rows(payload))
+            return self._tensors(payload, answer)
+        instances = payload.get("instances") if isinstance(payload, dict) else None
+        if not isinstance(instances, list) or not instances:
+            raise ConfigError("The body must be an object with instances, a list that is not empty.")
+        return await asyncio.to_thread(self.made.predict, instances)
+
+    def _tensors(self, payload: Any, answer: dict[str, Any]) -> Any:
         output = kserve.InferOutput("predictions", [len(answer["predictions"])], "FP64", answer.pop("predictions"))
-        told = {name: value for name, value in answer.items() if not isinstance(value, dict)}
-        return kserve.InferResponse(
-            payload.id, self.name, [output], model_version=str(answer["model_version"]), parameters=told
-        )
+        # the protocol's parameters are plain values
+        answer["features_at"] = json.dumps(answer["features_at"])
+        number = str(answer["model_version"])
+        return kserve.InferResponse(payload.id, self.name, [output], model_version=number, parameters=answer)
 
 
-def _plain(values: Any) -> list[Any]:
-    return [value.decode() if isinstance(value, bytes) else value for value in values]
+def _rows(payload: Any) -> list[dict[str, Any]]:
+    columns = {tensor.name: [_plain(value) for value in tensor.data] for tensor in payload.inputs}
+    if len({len(values) for values in columns.values()}) != 1:
+        raise ConfigError("The inputs must be tensors of one length, one value a row in each.")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise ConfigError("The inputs have no row.")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor's element as JSON would have it."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if hasattr(value, "item") else value
 
 
 class Repository(kserve.ModelRepository):
@@ -76,32 +104,43 @@ class Repository(kserve.ModelRepository):
     async def load(self, name: str, number: int | None = None) -> bool:
         """Load a version, default the champion, beside the one that answers, then swap."""
         async with self._loading.setdefault(name, asyncio.Lock()):
-            made = await asyncio.to_thread(predictor.load, name, number)
-            await asyncio.to_thread(made.predict, [made.spec.example])  # the first prediction is slow: not a user's
-            self.update(AdinModel(made))
-            _SERVED.labels(name).set(made.version.number)
-            log.info("version %s of %s answers from now on", made.version.number, name)
+            await self._swap(name, number)
         return True
 
     async def load_champions(self) -> None:
-        """Load the champion of every model, again and again until the registry has answered."""
-        while True:
+        """Load the champion of every model; while a service is down, again and again."""
+        waiting: set[str] | None = None
+        while waiting is None or waiting:
             try:
-                models = await asyncio.to_thread(_champions)
-                break
-            except AdinError as error:
-                log.warning("the registry is not there yet: %s", error)
+                waiting = await asyncio.to_thread(_champions) if waiting is None else waiting
+                for name in sorted(waiting):
+                    await self._load_champion(name)
+                    waiting.discard(name)
+            except ServiceError as error:
+                log.warning("not all champions are loaded yet: %s", error)
                 await asyncio.sleep(2)
-        for name in models:
+
+    async def _load_champion(self, name: str) -> None:
+        async with self._loading.setdefault(name, asyncio.Lock()):
+            if self.get_model(name) is not None:
+                return
             try:
-                await self.load(name)
-            except Exception:
+                await self._swap(name, None)
+            except ServiceError:
+                raise
+            except Exception:  # the others are loaded none the less
                 log.exception("the champion of %s cannot be loaded", name)
 
+    async def _swap(self, name: str, number: int | None) -> None:
+        made = await asyncio.to_thread(predictor.load, name, number)
+        self.update(AdinModel(made))
+        _SERVED.labels(name).set(made.version.number)
+        log.info("version %s of %s answers from now on", made.version.number, name)
 
-def _champions() -> list[str]:
+
+def _champions() -> set[str]:
     models = registry()
-    return [name for name in models.models() if models.state(name).champion]
+    return {name for name in models.models() if models.state(name).champion}
 
 
 class Guard:
@@ -122,7 +161,7 @@ class Guard:
             return
         path: str = scope["path"]
         given = dict(scope["headers"]).get(b"authorization", b"")
-        if path not in _OPEN and not hmac.compare_digest(given, self.expected):
+        if not _OPEN.fullmatch(path) and not hmac.compare_digest(given, self.expected):
             await JSONResponse({"error": "Bearer token missing or wrong."}, 401)(scope, receive, send)
             return
         await self.inner(scope, receive, self._counted(path, send))
@@ -161,7 +200,9 @@ def _routes(application: FastAPI, models: Repository) -> None:
             return None
         try:
             found = (await request.json()).get("parameters", {}).get("version")
-            return None if found is None else int(found)
+            if found is None or (isinstance(found, int) and not isinstance(found, bool)):
+                return found
+            raise TypeError(found)
         except (ValueError, AttributeError, TypeError):
             raise ConfigError("The body is no JSON object with parameters.version, a whole number.") from None
 
@@ -173,7 +214,6 @@ def _routes(application: FastAPI, models: Repository) -> None:
     @application.post("/v2/repository/models/{name}/check")
     async def check(name: str, request: Request) -> dict[str, Any]:
         made = await asyncio.to_thread(predictor.load, name, await number(request))
-        await asyncio.to_thread(made.predict, [made.spec.example])
         return {"name": name, "version": made.version.number, "loads": True}
 
     @application.get("/v2/repository/models/{name}")
@@ -186,8 +226,19 @@ def _routes(application: FastAPI, models: Repository) -> None:
 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
+    """Answer an error we know in one line; KServe's own handlers log a stack trace for each mistake of a user."""
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 503)
     return JSONResponse({"error": str(error)}, status)
+
+
+def _quiet() -> None:
+    """Log what happens, not every request: a line for each costs two thirds of the throughput."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("kserve", "kserve.trace", "uvicorn.access", "httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # KServe answers with a class that FastAPI warns of at each use
+    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="feast")
 
 
 def main() -> None:
@@ -195,20 +246,22 @@ def main() -> None:
     import uvicorn
 
     conn = connection("kserve")
+    if not conn.password:
+        raise ConfigError("The connection kserve has no password.", "It is the token that every request must carry.")
     models = Repository()
-    # one line a request costs two thirds of the throughput
-    for name in ("kserve", "kserve.trace", "uvicorn.access", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _quiet()
     _routes(app, models)
     plane = DataPlane(model_registry=models)
     server = RESTServer("kserve.model_server:app", plane, ModelRepositoryExtension(models), conn.port or 8080)
     server.create_application()
-    app.add_exception_handler(AdinError, _told)
+    for kind in (AdinError, *_STATUS):
+        app.add_exception_handler(kind, _told)
     app.router.on_startup.append(lambda: _in_background(models.load_champions()))
     guarded = Guard(app, conn.password, models)
     # KServe's own server listens on every address
-    uvicorn.run(guarded, host=conn.host, port=conn.port or 8080, log_config=None, access_log=False)
+    uvicorn.run(
+        guarded, host=conn.host, port=conn.port or 8080, log_config=None, access_log=False, timeout_graceful_shutdown=30
+    )
 
 
 _TASKS: set[asyncio.Task[None]] = set()
