@@ -58,7 +58,7 @@ def write(path: str, content: bytes) -> None:
     part = f"{path}.part"
     with _call("create", part, WriteOptions(overwrite=True)) as file:
         file.write(content)
-    _call("rename", part, path, True)
+    _call("rename", part, urlsplit(path).path, True)
 
 
 def make(path: str) -> None:
@@ -68,7 +68,7 @@ def make(path: str) -> None:
 
 def rename(path: str, target: str) -> None:
     """Move a file or folder to a name that is free."""
-    _call("rename", path, target, False)
+    _call("rename", path, urlsplit(target).path, False)
 
 
 def delete(path: str) -> None:
