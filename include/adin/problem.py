@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,8 +31,10 @@ Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
 def _months_before(end: datetime, months: int) -> datetime:
-    month = end.month - 1 - months
-    return end.replace(year=end.year + month // 12, month=month % 12 + 1)
+    """Return the same day some months earlier, or that month's last day where it is shorter."""
+    count = end.year * 12 + end.month - 1 - months
+    year, month = divmod(count, 12)
+    return end.replace(year=year, month=month + 1, day=min(end.day, monthrange(year, month + 1)[1]))
 
 
 class _Spec(BaseModel):

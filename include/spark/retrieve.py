@@ -13,13 +13,15 @@ from typing import Any
 import job
 import pandas as pd
 from adin.errors import DataError
-from adin.features import repo
+from adin.features import hdfs, hive, repo
 from adin.problem import Problem, problem
 from adin.window import Window as Span
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+#: Rows in one file of a training set.
+_ROWS_A_FILE = 250_000
 _TYPES = {
     "Float32": T.FloatType(),
     "Float64": T.DoubleType(),
@@ -43,26 +45,51 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
     keys = [name for name in labelled.columns if name not in {"prediction_time", "split", spec.label.column}]
     chosen = joined.select(*keys, "event_timestamp", *service.columns, spec.label.column, "split")
     table = arguments["table"]
-    session.sql(f"CREATE DATABASE IF NOT EXISTS {table.partition('.')[0]}")
-    chosen.repartition(4).write.mode("overwrite").format("parquet").partitionBy("split").saveAsTable(table)
-    rows = {row["split"]: row["count"] for row in session.table(table).groupBy("split").count().collect()}
+    rows = _write(session, chosen, table, counts["labelled"])
     if sum(rows.values()) != counts["labelled"]:
-        raise DataError(f"The join made {sum(rows.values())} rows of {counts['labelled']} labelled rows.")
-    location = session.sql(f"DESCRIBE FORMATTED {table}").where("col_name = 'Location'").collect()[0]["data_type"]
+        hive.drop_table(table)
+        raise DataError(
+            f"The join made {sum(rows.values())} rows of {counts['labelled']} labelled rows; {table} was dropped.",
+            "The label table changed during the join: run the task again.",
+        )
     order = {split: rows.get(split, 0) for split in ("train", "validate", "test")}
     columns = {field.name: field.dataType.simpleString() for field in chosen.schema.fields}
     unlabelled = counts["all"] - counts["labelled"]
-    return {"table": table, "location": location, "rows": order, "dropped_unlabelled": unlabelled, "columns": columns}
+    location = session.sql(f"DESCRIBE FORMATTED {table}").where("col_name = 'Location'").collect()[0]["data_type"]
+    return {
+        "table": table,
+        "location": location,
+        "rows": order,
+        "dropped_unlabelled": unlabelled,
+        "columns": columns,
+    }
+
+
+def _write(session: SparkSession, rows: DataFrame, table: str, expected: int) -> dict[str, int]:
+    """Write the training set and return its rows by split. The same rows always make the same files."""
+    database, folder = table.partition(".")[0], hive.table_folder(table)
+    hive.drop_table(table)
+    hdfs.delete(folder)  # a job that was killed leaves files without a table
+    session.sql(f"CREATE DATABASE IF NOT EXISTS {database} LOCATION '{folder.rpartition('/')[0]}'")
+    files = max(2, -(-expected // _ROWS_A_FILE))
+    identity = [name for name in rows.columns if "__" not in name and name != "split"]
+    placed = rows.repartition(files, *identity).sortWithinPartitions("split", "event_timestamp", *identity)
+    placed.write.format("parquet").partitionBy("split").saveAsTable(table)
+    return {row["split"]: row["count"] for row in session.table(table).groupBy("split").count().collect()}
 
 
 def _labels(session: SparkSession, spec: Problem, span: Span) -> tuple[DataFrame, dict[str, int]]:
-    """Return the labelled events of the window with their prediction time and split, and how many there were."""
-    last = F.lit(span.end) - F.expr(f"INTERVAL {int(spec.label.known_after.total_seconds())} SECONDS")
-    event = F.col(spec.event_time)
+    """Return the labelled events of the window with their prediction time and split, and how many there were.
+
+    What became known after the window's end is not there yet: a window gives the same set whenever it is asked for.
+    """
+    waited = F.expr(f"INTERVAL {int(spec.label.known_after.total_seconds())} SECONDS")
+    event, end = F.col(spec.event_time), F.lit(span.end)
     known = session.table(spec.label.table).where(
-        (event >= F.lit(span.start)) & (event < F.lit(span.end)) & (event <= last)
+        (F.col("day") >= f"{span.days[0]}") & (F.col("day") <= f"{span.days[-1]}")
     )
-    known = known.where((F.col("day") >= f"{span.start:%Y-%m-%d}") & (F.col("day") <= f"{span.end:%Y-%m-%d}"))
+    known = known.where((event >= F.lit(span.start)) & (event < end) & (event <= end - waited))
+    known = known.where(F.col("created_timestamp") < end)
     validate, test = spec.split.bounds(span.end)
     split = F.when(event < F.lit(validate), "train").when(event < F.lit(test), "validate").otherwise("test")
     before = F.expr(f"INTERVAL {int(spec.predict_before.total_seconds())} SECONDS")
@@ -77,7 +104,7 @@ def _labels(session: SparkSession, spec: Problem, span: Span) -> tuple[DataFrame
 
 def _values(session: SparkSession, view: repo.View, spec: Problem, span: Span) -> DataFrame:
     """Return a view's rows which an event of the window may see."""
-    rows = session.table(view.table).where(F.col("day") <= f"{span.end:%Y-%m-%d}")
+    rows = session.table(view.table).where(F.col("day") <= f"{span.days[-1]}")
     if view.ttl:
         oldest = span.start - spec.predict_before - view.ttl
         rows = rows.where(F.col("day") >= f"{oldest:%Y-%m-%d}")
@@ -114,10 +141,15 @@ def _join(entities: DataFrame, values: DataFrame, view: repo.View) -> DataFrame:
         empty.cast(kind).alias("_value"),
         entity_row.alias("_row"),
     )
+    # rows without a key find nothing: spread them, or they all meet in one task
+    spread = F.when(~keyed, F.pmod(F.hash("_at", "_row"), F.lit(1024)))
     so_far = (
-        Window.partitionBy(*view.keys).orderBy("_at", "_asks").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+        Window.partitionBy(*view.keys, "_spread")
+        .orderBy("_at", "_asks")
+        .rowsBetween(Window.unboundedPreceding, Window.currentRow)
     )
-    best = offered.unionByName(asked).withColumn("_best", F.max("_value").over(so_far)).where("_asks = 1")
+    both = offered.unionByName(asked).withColumn("_spread", spread)
+    best = both.withColumn("_best", F.max("_value").over(so_far)).where("_asks = 1")
     valid = F.lit(True)
     if view.ttl:
         ttl = F.expr(f"INTERVAL {int(view.ttl.total_seconds())} SECONDS")

@@ -1,11 +1,11 @@
 """Problem files: what is accepted, and how a mistake is told."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import yaml
 from adin.errors import ConfigError, NotFoundError
-from adin.problem import names, problem
+from adin.problem import Split, names, problem
 from adin.run_key import content_hash, run_key
 from adin.settings import settings
 
@@ -86,3 +86,16 @@ def test_a_run_key_is_stable_short_and_differs_in_every_part():
 
 def test_equal_facts_have_equal_hashes_whatever_their_order():
     assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+
+
+@pytest.mark.parametrize(
+    ("end", "validate", "test"),
+    [
+        ("2014-01-01", "2013-09-01", "2013-11-01"),
+        ("2013-12-31", "2013-08-31", "2013-10-31"),
+        ("2013-08-31", "2013-04-30", "2013-06-30"),
+    ],
+)
+def test_splits_are_counted_back_in_months_also_where_a_month_is_short(end, validate, test):
+    bounds = Split().bounds(datetime.fromisoformat(f"{end}T00:00+00:00"))
+    assert [f"{bound:%Y-%m-%d}" for bound in bounds] == [validate, test]

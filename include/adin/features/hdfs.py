@@ -24,7 +24,8 @@ def _call(method: str, path: str, *args: Any) -> Any:
     except FileNotFoundError:
         raise NotFoundError(f"No {urlsplit(path).path} in HDFS at {namenode}.") from None
     except (OSError, RuntimeError) as error:
-        raise ServiceError(f"HDFS at {namenode} refused {method} {path}: {error}.", "Is it up?") from None
+        reason = str(error).split("\\n")[0]  # without the server's own stack
+        raise ServiceError(f"HDFS at {namenode} refused {method} {path}: {reason}.", "Is it up?") from None
 
 
 def exists(path: str) -> bool:
@@ -38,16 +39,29 @@ def exists(path: str) -> bool:
 
 def list_files(path: str) -> list[str]:
     """Return the paths of all files below a folder; none if there is no such folder."""
+    return sorted(status.path for status in _statuses(path, True) if not status.isdir)
+
+
+def folders(path: str) -> list[str]:
+    """Return the names of the folders in a folder; none if there is no such folder."""
+    return sorted(status.path.rpartition("/")[2] for status in _statuses(path, False) if status.isdir)
+
+
+def _statuses(path: str, recursive: bool) -> list[Any]:
     try:
-        found = list(_call("list_status", path, True))
-    except NotFoundError:
+        return list(_call("list_status", path, recursive))
+    except (NotFoundError, FileNotFoundError):  # the second while the listing goes on
         return []
-    return sorted(status.path for status in found if not status.isdir)
+
+
+def reader(path: str) -> Any:
+    """Open a file for reading, as a seekable binary file."""
+    return _call("read", path)
 
 
 def read(path: str) -> bytes:
     """Return a file's content."""
-    with _call("read", path) as file:
+    with reader(path) as file:
         return bytes(file.read())
 
 

@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adin.errors import DataError
-from adin.features import hdfs, hive, repo
+from adin.features import hdfs, hive, jobs, repo
 
 
 def gate(results: Iterable[Mapping[str, Any]]) -> None:
     """Let the line go on only if no rule is broken in any table.
 
+    Results with broken rules are forgotten, so that the ingest tasks work anew when they are cleared.
+
     :param results: results of the ingest jobs of one window.
     :raises DataError: names each table, rule, number of rows, days and sample keys; nothing was published.
     """
+    results = list(results)
     told = [
         f"{result['table']}: {broken['rows']} rows: {broken['rule']} (days {', '.join(broken['days'])}"
         + (f"; e.g. {', '.join(broken['sample'])})" if broken["sample"] else ")")
@@ -22,6 +25,8 @@ def gate(results: Iterable[Mapping[str, Any]]) -> None:
         for broken in result["violations"]
     ]
     if told:
+        for result in results:
+            jobs.forget(result["key"])
         listed = "\n  ".join(told)
         raise DataError(
             f"The quality gate stopped the line; nothing was published:\n  {listed}\n",
@@ -32,7 +37,8 @@ def gate(results: Iterable[Mapping[str, Any]]) -> None:
 def publish(result: Mapping[str, Any]) -> dict[str, Any]:
     """Publish one table's staged days and return the facts of the step.
 
-    A day whose rows are what they were is left alone and its staged copy deleted.
+    A day whose rows are what they were is left alone and its staged copy deleted. The result is used up: the job works
+    anew when its task is cleared.
 
     :param result: what the ingest job of the table returned.
     """
@@ -47,6 +53,7 @@ def publish(result: Mapping[str, Any]) -> dict[str, Any]:
     for day in days.keys() - {*new, *changed}:
         if current[day].location != days[day].location:
             hdfs.delete(days[day].location)
+    jobs.forget(result["key"])
     return {
         "view": view.name,
         "table": view.table,

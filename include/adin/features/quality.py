@@ -1,4 +1,7 @@
-"""Data quality: pandera schemas compiled to SQL, so that one aggregate query checks a whole table."""
+"""Data quality: pandera schemas compiled to SQL, so that one aggregate query checks a whole table.
+
+The SQL is what Spark and ClickHouse have in common.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adin.errors import ConfigError
+
+#: Keys shown for a broken rule.
+_SAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Rule:
         """Return the SQL aggregate that counts the rows breaking the rule."""
         if self.unique:
             return f"count(*) - count(DISTINCT {', '.join(self.unique)})"
-        return f"count_if({self.broken})"
+        return f"sum(CASE WHEN {self.broken} THEN 1 ELSE 0 END)"
 
 
 def compile_schema(schema: Any) -> list[Rule]:
@@ -47,16 +53,29 @@ def compile_schema(schema: Any) -> list[Rule]:
     return rules
 
 
-def query(table: str, rules: Sequence[Rule], keys: Sequence[str]) -> str:
-    """Return one query: rows and violations of each rule per day, and the least and greatest key that breaks it."""
-    key = f"concat_ws('|', {', '.join(f'CAST({name} AS STRING)' for name in keys)})"
-    parts = []
+def query(table: str, rules: Sequence[Rule], keys: Sequence[str], also: Mapping[str, str] | None = None) -> str:
+    """Return one query: rows and violations of each rule per day, and the least and greatest key that breaks it.
+
+    :param keys: columns shown for a row that breaks a rule.
+    :param also: further aggregates by name.
+    """
+    parts = [f"{aggregate} AS {name}" for name, aggregate in (also or {}).items()]
     for number, rule in enumerate(rules):
         parts.append(f"{rule.count} AS broken_{number}")
-        sample = f"CASE WHEN {rule.broken} THEN {key} END" if rule.broken else "CAST(NULL AS STRING)"
-        parts += [f"min({sample}) AS least_{number}", f"max({sample}) AS greatest_{number}"]
+        if rule.broken:
+            sample = f"CASE WHEN {rule.broken} THEN {_key(keys)} END"
+            parts += [f"min({sample}) AS least_{number}", f"max({sample}) AS greatest_{number}"]
     columns = ", ".join(["day", "count(*) AS rows", *parts])
     return f"SELECT {columns} FROM {table} GROUP BY day"  # noqa: S608 - made from our own schema files
+
+
+def repeated(table: str, rule: Rule) -> str:
+    """Return a query for some keys that break a uniqueness rule; asked only when there are any."""
+    columns = ", ".join(rule.unique)
+    return (
+        f"SELECT DISTINCT sample FROM (SELECT {_key(rule.unique)} AS sample FROM {table} "  # noqa: S608 - as above
+        f"GROUP BY {columns} HAVING count(*) > 1) AS twice ORDER BY sample LIMIT {_SAMPLES}"
+    )
 
 
 def violations(rules: Sequence[Rule], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -65,13 +84,13 @@ def violations(rules: Sequence[Rule], rows: Sequence[Mapping[str, Any]]) -> list
     for number, rule in enumerate(rules):
         broken = [row for row in rows if row[f"broken_{number}"]]
         if broken:
-            samples = {row[f"{end}_{number}"] for row in broken for end in ("least", "greatest")} - {None}
+            samples = {row.get(f"{end}_{number}") for row in broken for end in ("least", "greatest")} - {None}
             found.append(
                 {
                     "rule": rule.name,
                     "rows": sum(row[f"broken_{number}"] for row in broken),
                     "days": sorted(str(row["day"]) for row in broken)[:5],
-                    "sample": sorted(samples)[:5],
+                    "sample": sorted(samples)[:_SAMPLES],
                 }
             )
     return found
@@ -101,6 +120,12 @@ def _check(column: str, check: Any) -> Rule:
         raise ConfigError(f"Check {check.name} of column {column} has no SQL form.", f"Use {', '.join(makers)}.")
     broken, name = makers[check.name]()
     return Rule(name, f"({column} IS NOT NULL AND ({broken}))")
+
+
+def _key(names: Sequence[str]) -> str:
+    """Return SQL for the columns as one text."""
+    # concat makes text of anything in both engines; their names for the type differ
+    return "concat(" + ", '|', ".join(f"coalesce(concat({name}, ''), 'null')" for name in names) + ", '')"
 
 
 def _literal(value: Any) -> str:

@@ -172,6 +172,11 @@ def domain(name: str) -> Domain:
     reads = {view: tuple(entry["reads"]) for view, entry in spec["views"].items()}
     if missing := [query for query in queries if query not in reads]:
         raise ConfigError(f"{path / 'raw.yaml'} does not say what {', '.join(missing)} reads.")
+    for view, tables in reads.items():
+        if unknown := [table for table in tables if table not in spec["tables"]]:
+            raise ConfigError(
+                f"{path / 'raw.yaml'}: {view} reads {', '.join(unknown)}, which is no table declared there."
+            )
     return Domain(
         name=name,
         path=path,

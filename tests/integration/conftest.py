@@ -1,0 +1,53 @@
+"""What integration tests share: the running stack, and a feature repository and problems of their own."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from adin.features import hdfs, hive, repo
+from adin.settings import settings
+
+SCRATCH = Path(__file__).parent / "scratch"
+
+
+@pytest.fixture(scope="module")
+def scratch():
+    """Point settings, here and in Spark jobs, at the tests' own feature repository and problems."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_FEATURE_REPO", str(SCRATCH / "feature_repo"))
+        patch.setenv("ADIN_PROBLEMS", str(SCRATCH / "problems"))
+        patch.setenv("ADIN_RAW_ROOT", f"/raw-{uuid4().hex[:8]}")
+        for cached in (settings, repo.domain, repo.service):
+            cached.cache_clear()
+        yield
+        hdfs.delete(settings().raw_root)
+    for cached in (settings, repo.domain, repo.service):
+        cached.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def write_hive():
+    """Return a function that replaces a Hive table by given rows, partitioned by day of ``event_timestamp``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(table: str, schema: pa.Schema, rows: list[dict], kinds: dict[str, str]) -> None:
+        hive.drop_table(table)
+        days = defaultdict(list)
+        for row in rows:
+            days[f"{row['event_timestamp']:%Y-%m-%d}"].append(row)
+        published = {}
+        for day, found in days.items():
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(found, schema=schema), buffer)
+            location = f"{hive.table_folder(table)}/data/{uuid4().hex}/day={day}"
+            hdfs.make(location)
+            hdfs.write(f"{location}/part-0.parquet", buffer.getvalue())
+            published[day] = hive.Partition(location, uuid4().hex, len(found), "test")
+        hive.publish(table, kinds, published)
+
+    return write

@@ -1,0 +1,1 @@
+-- The test writes this table itself.
