@@ -117,6 +117,8 @@ def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection)
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.shuffle.partitions": "4",
+            # a short job spends half its time in the second compiler; set other options in the connection's conf
+            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             # listing many folders is one task a folder otherwise
             "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         }

@@ -90,7 +90,7 @@ def violations(rules: Sequence[Rule], rows: Sequence[Mapping[str, Any]]) -> list
                     "rule": rule.name,
                     "rows": sum(row[f"broken_{number}"] for row in broken),
                     "days": sorted(str(row["day"]) for row in broken)[:5],
-                    "sample": sorted(samples)[:_SAMPLES],
+                    "sample": sorted(samples, key=str)[:_SAMPLES],
                 }
             )
     return found
