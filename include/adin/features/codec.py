@@ -109,7 +109,7 @@ def entity_keys(columns: Mapping[str, tuple[str, pa.Array]], project: str) -> pa
             parts += [_u32(wanted.number), _fixed(lengths.view("u1").reshape(-1, 4)), content]
         else:
             raw = _numbers(values, "<i4" if type_name == "Int32" else "<i8")
-            parts += [_u32(wanted.number) + _u32(raw.itemsize), _fixed(raw.view("u1").reshape(len(raw), -1))]
+            parts += [_u32(wanted.number) + _u32(raw.itemsize), _fixed(raw.view("u1").reshape(-1, raw.itemsize))]
     return join([*parts, project.encode()])
 
 
@@ -166,7 +166,7 @@ def encode(column: pa.Array, type_name: str) -> pa.Array:
         raw = _numbers(column, "<f8" if type_name == "Float64" else "<f4")
         matrix = np.empty((len(raw), 1 + raw.itemsize), "u1")
         matrix[:, 0] = wanted.tag
-        matrix[:, 1:] = raw.view("u1").reshape(len(raw), -1)
+        matrix[:, 1:] = raw.view("u1").reshape(-1, raw.itemsize)
         return _fixed(matrix, valid)
     return _varints(_numbers(column, "<i8"), valid, wanted.tag)
 
@@ -208,7 +208,7 @@ def encode_stamps(created: np.ndarray, hashes: np.ndarray) -> pa.Array:
     """Return when each row became known, microseconds, with the hash of its values."""
     stamps = np.empty(len(created), _STAMP)
     stamps["created"], stamps["hash"] = created, hashes
-    return _fixed(stamps.view("u1").reshape(len(stamps), -1))
+    return _fixed(stamps.view("u1").reshape(-1, _STAMP.itemsize))
 
 
 def decode_stamps(stamps: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
