@@ -136,11 +136,22 @@ def with_on_demand(frame: Any, views: tuple[OnDemand, ...]) -> Any:
 
     :param frame: one row a request: request values, ``prediction_time``, and the other views' features by full name.
     """
+    return frame.assign(**on_demand(frame, views))
+
+
+def on_demand(columns: Any, views: tuple[OnDemand, ...]) -> dict[str, Any]:
+    """Return the on-demand features by full name.
+
+    :param columns: a frame as for :func:`with_on_demand`, or a mapping of its columns: cheaper for a few rows.
+    """
+    import pandas as pd
+
+    added: dict[str, Any] = {}
     for view in views:
-        inputs = frame[list(view.inputs.values())].set_axis(list(view.inputs), axis=1)
+        inputs = pd.DataFrame({name: columns[source] for name, source in view.inputs.items()})
         made = view.function(inputs)
-        frame = frame.assign(**{f"{view.name}__{name}": made[name].to_numpy() for name, _ in view.features})
-    return frame
+        added |= {f"{view.name}__{name}": made[name].to_numpy() for name, _ in view.features}
+    return added
 
 
 def domains() -> list[str]:

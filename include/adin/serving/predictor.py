@@ -94,15 +94,15 @@ class Predictor:
         moments = asked["prediction_time"].tz_localize(None).to_numpy("datetime64[us]")
         for view in self.service.views:
             self._drop_stale(view, columns, moments, times[view.name])
-        frame = self._with_on_demand(pd.DataFrame({**asked, **columns}))
-        answer = self.estimator.predict(frame[self._features])
+        columns |= self._on_demand({**asked, **columns})
+        answer = self.estimator.predict(pd.DataFrame({name: columns[name] for name in self._features}))
         manifest = self.version.manifest
         return {
             "predictions": [float(value) for value in answer],
             "model_version": self.version.number,
             "dataset": manifest.dataset,
             "registry": manifest.registry,
-            "features_at": {view: [_text(moment) for moment in at] for view, at in times.items()},
+            "features_at": {view: _texts(at) for view, at in times.items()},
         }
 
     def _asked(self, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -132,9 +132,9 @@ class Predictor:
             column = f"{view.name}__{name}"
             columns[column] = _without(columns[column], gone)
 
-    def _with_on_demand(self, frame: Any) -> Any:
+    def _on_demand(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return repo.with_on_demand(frame, self.service.on_demand)
+            return repo.on_demand(columns, self.service.on_demand)
         except Exception as error:  # a function of the feature repository met values it was not made for
             views = ", ".join(view.name for view in self.service.on_demand)
             raise DataError(f"{views} cannot be computed from these values: {error}.") from error
@@ -155,8 +155,10 @@ def _without(column: Any, gone: Any) -> Any:
     return kept
 
 
-def _text(moment: Any) -> str | None:
-    return None if str(moment) == "NaT" else f"{moment.astype('datetime64[s]')}Z"
+def _texts(moments: Any) -> list[str | None]:
+    import numpy as np
+
+    return [None if text == "NaT" else f"{text}Z" for text in np.datetime_as_string(moments, "s").tolist()]
 
 
 def _typed(name: str, kind: str, values: list[Any]) -> Any:
