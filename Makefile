@@ -38,6 +38,10 @@ servers: setup
 	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/acceptance; \
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
 
+# Ours, the stock tool and the limit side by side, on the running stack after `make demo`.
+bench: setup
+	@.venv/bin/python -W ignore -m bench $(ROW)
+
 # Tests that prove one flow, on the running stack: make accept FLOW=6
 accept: setup
 	.venv/bin/pytest -m "not ml" --flow $(FLOW)

@@ -1,0 +1,39 @@
+"""Run the rows and print the table: ``python -m bench [ROW]``, on a running stack after ``make demo``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from adin.commands import output
+from adin.settings import ROOT
+
+ROWS = ("clickhouse_load", "serving", "orchestration_share")
+
+
+def main() -> None:
+    """Measure, print, and write ``build/bench.json``."""
+    asked = sys.argv[1:] or list(ROWS)
+    found = []
+    for row in asked:
+        output.step(f"bench {row}")
+        found += importlib.import_module(f"bench.{row}").measure()
+    for row in found:
+        # ratios above 1 mean ours is better; for seconds less is better
+        better = (
+            (lambda other, ours: other / ours) if row["unit"] in {"s", "ms", "share"} else (lambda o, ours: ours / o)
+        )
+        for name in ("stock", "limit"):
+            value = row[name]
+            row[f"ratio_to_{name}"] = round(better(value, row["ours"]), 3) if value and row["ours"] else None
+    path = Path(ROOT / "build" / "bench.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=2))
+    columns = ["name", "unit", "ours", "stock", "limit", "ratio_to_stock", "ratio_to_limit", "equal", "note"]
+    output.table(columns, [[row[column] for column in columns] for row in found])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Requests per second of one flight each: ours | KServe transformer (Feast SDK) + predictor | the bare predictor."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from adin.connections import connection
+from adin.errors import ServiceError
+from adin.models import registry
+from adin.problem import problem
+from adin.settings import ROOT, settings
+
+PROBLEM = "flights_delay"
+#: Threads that ask, and how many requests each round is.
+CLIENTS, REQUESTS = 4, 1200
+
+
+def measure() -> list[dict[str, Any]]:
+    """Return requests per second and latencies of the three, asked in turn, the median of three rounds."""
+    example = dict(problem(PROBLEM).example)
+    base = settings().port_base + 60
+    with _server("predictor", base), _server("transformer", base + 1, base):
+        ours = connection("kserve")
+        sides = {
+            "ours": (ours.port, {"Authorization": f"Bearer {ours.password}"}, {"instances": [example]}),
+            "stock": (base + 1, {}, {"instances": [example]}),
+            "limit": (base, {}, {"instances": [_features(example)]}),
+        }
+        first = {name: _ask(port, headers, body)["predictions"][0] for name, (port, headers, body) in sides.items()}
+        rounds = [{name: _load(*side) for name, side in sides.items()} for _ in range(3)]
+    equal = abs(first["ours"] - first["stock"]) < 1e-6
+    rows = []
+    for place, (what, unit) in enumerate([("serving", "req/s"), ("serving_p50", "ms"), ("serving_p99", "ms")]):
+        values = {name: round(float(np.median([each[name][place] for each in rounds])), 2) for name in sides}
+        note = f"{CLIENTS} clients, one row a request"
+        rows.append({"name": what, "unit": unit, **values, "equal": equal, "note": note})
+    return rows
+
+
+def _features(example: dict[str, Any]) -> list[Any]:
+    """Return the row of features the example has, as Feast's SDK reads it."""
+    import pandas as pd
+    from adin.features.store import feature_store
+
+    champion = registry().champion(PROBLEM)
+    assert champion, "run `make demo` first"
+    at = pd.Timestamp(example["scheduled_departure"])
+    asked = {**example, "scheduled_departure": at, "prediction_time": at - pd.Timedelta(minutes=60)}
+    store = feature_store()
+    found = store.get_online_features(store.get_feature_service(PROBLEM), [asked], full_feature_names=True).to_dict()
+    return [found[name][0] for name in champion.manifest.features]
+
+
+def _load(port: int, headers: dict[str, str], body: dict[str, Any]) -> tuple[float, float, float]:
+    """Return requests per second, p50 and p99 in milliseconds."""
+    seconds: list[float] = []
+
+    def ask() -> None:
+        link = http.client.HTTPConnection("127.0.0.1", port)
+        for _ in range(REQUESTS // CLIENTS):
+            began = time.perf_counter()
+            _send(link, headers, body)
+            seconds.append(time.perf_counter() - began)
+        link.close()
+
+    askers = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    began = time.perf_counter()
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    wall = time.perf_counter() - began
+    return len(seconds) / wall, float(np.percentile(seconds, 50)) * 1000, float(np.percentile(seconds, 99)) * 1000
+
+
+def _ask(port: int, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    link = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        return dict(json.loads(_send(link, headers, body)))
+    finally:
+        link.close()
+
+
+def _send(link: http.client.HTTPConnection, headers: dict[str, str], body: dict[str, Any]) -> bytes:
+    link.request(
+        "POST", f"/v1/models/{PROBLEM}:predict", json.dumps(body), {"Content-Type": "application/json", **headers}
+    )
+    answer = link.getresponse()
+    content = answer.read()
+    if answer.status != 200:
+        raise ServiceError(f"port {link.port} answered {answer.status}: {content[:300]!r}")
+    return content
+
+
+@contextlib.contextmanager
+def _server(role: str, port: int, *more: int) -> Iterator[None]:
+    python = str(ROOT / ".venv-ml" / "bin" / "python")
+    command = [python, "-W", "ignore", "-m", "bench.stock_kserve", role, str(port), *map(str, more)]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(port, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            link = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+            link.request("GET", f"/v1/models/{PROBLEM}")
+            if link.getresponse().status == 200:
+                return
+        time.sleep(0.5)
+    raise ServiceError(f"The stock server on port {port} did not start.")
