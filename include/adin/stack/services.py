@@ -322,6 +322,9 @@ def airflow_environment() -> dict[str, str]:
         "logging.base_log_folder": str(home("airflow", "logs")),
         "dag_processor.refresh_interval": "30",
         "scheduler.enable_health_check": "False",
+        # a task whose worker died with the scheduler is taken up again after this long, seconds
+        "scheduler.task_instance_heartbeat_timeout": "90",
+        "scheduler.orphaned_tasks_check_interval": "30",
         "triggerer.default_capacity": "50",
     }
     named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
