@@ -33,6 +33,7 @@ unit: environments
 
 # Real servers, in a home and on ports of their own; they are stopped whatever happens.
 servers: setup
+	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
 	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/acceptance; \
@@ -48,5 +49,9 @@ accept: setup
 
 testdoc: environments
 	@.venv/bin/pytest --testdoc; test $$? -eq 5
+
+# The comparison table, or one row of it: make bench ROW=serving
+bench: setup
+	@$(ADIN) bench $(ROW)
 
 test: setup lint unit servers

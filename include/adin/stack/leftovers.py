@@ -10,8 +10,6 @@ import psutil
 from adin.settings import settings
 
 _MARK = "ADIN_STACK"
-#: Seconds between asking a process to end and killing it.
-_GRACE = 10
 
 
 def mark() -> dict[str, str]:
@@ -26,17 +24,20 @@ def processes() -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if process.pid not in mine and _belongs(process)]
 
 
-def sweep() -> None:
-    """End all processes of this stack, first kindly."""
+def sweep(grace: float = 10) -> None:
+    """End all processes of this stack, first kindly.
+
+    :param grace: seconds between asking a process to end and killing it.
+    """
     left = processes()
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, left = psutil.wait_procs(left, timeout=_GRACE)
+    _, left = psutil.wait_procs(left, timeout=grace)
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, timeout=_GRACE)
+    psutil.wait_procs(left, timeout=grace)
 
 
 def _belongs(process: psutil.Process) -> bool:
