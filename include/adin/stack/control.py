@@ -24,8 +24,8 @@ from adin.stack.layout import HOST, home, port, program
 from adin.stack.services import Service, services
 
 _RUNNING, _STARTING = {"RUNNING"}, {"STARTING", "BACKOFF"}
-#: Seconds one service may take until it is well.
-_PATIENCE = 300
+#: Seconds one service may take until it is well: seconds are usual, minutes happen on a busy machine.
+_PATIENCE = 600
 #: Seconds processes may take to stop before they are killed.
 _STOP_PATIENCE = 30
 
