@@ -4,7 +4,7 @@ ADIN := .venv/bin/adin
 TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers accept testdoc bench
+.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc bench
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -36,8 +36,14 @@ servers: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/acceptance; \
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration; \
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
+
+# The whole line through the scheduler, on the running test stack.
+acceptance: setup
+	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
+	$(TEST_STACK) $(ADIN) stack up; \
+	$(TEST_STACK) .venv/bin/pytest tests/acceptance
 
 # Ours, the stock tool and the limit side by side, on the running stack after `make demo`.
 bench: setup
