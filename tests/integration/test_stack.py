@@ -190,3 +190,27 @@ def test_every_server_of_the_running_stack_is_well_and_listens_on_loopback_only(
     }
     assert len(listening) >= 5
     assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+
+
+@pytest.mark.flow(1)
+def test_the_metastore_takes_a_database_and_gives_it_up() -> None:
+    from urllib.parse import urlsplit
+
+    from adin.connections import connection
+    from hive_metastore.ThriftHiveMetastore import Client
+    from hive_metastore.ttypes import Database
+    from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+    from thrift.transport.TSocket import TSocket
+    from thrift.transport.TTransport import TBufferedTransport
+
+    extra = connection("spark").extra
+    address = urlsplit(extra["metastore"])
+    transport = TBufferedTransport(TSocket(address.hostname, address.port))
+    transport.open()
+    client = Client(TBinaryProtocol(transport))
+    name = f"stack_test_{int(time.time() * 1000)}"
+    client.create_database(Database(name=name, locationUri=f"{extra['warehouse']}/{name}.db"))
+    assert name in client.get_all_databases()
+    client.drop_database(name, deleteData=True, cascade=True)
+    assert name not in client.get_all_databases()
+    transport.close()

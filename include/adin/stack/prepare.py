@@ -170,6 +170,7 @@ def metastore() -> None:
             "javax.jdo.option.ConnectionURL": f"jdbc:derby:{home('metastore') / 'derby'};create=true",
             "javax.jdo.option.ConnectionDriverName": "org.apache.derby.iapi.jdbc.AutoloadedDriver",
             "datanucleus.schema.autoCreateAll": "true",
+            "datanucleus.connectionPoolingType": "HikariCP",  # the default, BoneCP, is not among pyspark's jars
             "hive.metastore.schema.verification": "false",
             "hive.metastore.warehouse.dir": f"hdfs://{HOST}:{port('namenode')}/warehouse",
             "hive.async.log.enabled": "false",
