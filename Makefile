@@ -45,7 +45,7 @@ acceptance: setup
 	$(TEST_STACK) $(ADIN) stack up; \
 	$(TEST_STACK) .venv/bin/pytest tests/acceptance
 
-# Ours, the stock tool and the limit side by side, on the running stack after `make demo`.
+# Ours, the stock tool and the limit side by side, on the running stack after `make demo`; one row with ROW=serving.
 bench: setup
 	@.venv/bin/python -W ignore -m bench $(ROW)
 
@@ -55,9 +55,5 @@ accept: setup
 
 testdoc: environments
 	@.venv/bin/pytest --testdoc; test $$? -eq 5
-
-# The comparison table, or one row of it: make bench ROW=serving
-bench: setup
-	@$(ADIN) bench $(ROW)
 
 test: setup lint unit servers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ from server_fixtures import edition, model, redis_server, servers, stack  # noqa
 # Airflow reads its home when it is first imported: give it an empty one, never the user's
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="adin-airflow-"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+
+#: The ML environment has no Airflow; it runs only the tests marked for it, and reads only files which hold some.
+_ML = find_spec("airflow") is None
+_WHOLE_FILE_ML = re.compile(r"^pytestmark = .*mark\.ml\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text()
+    return ("mark.ml" not in text) if _ML else bool(_WHOLE_FILE_ML.search(text)) or None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

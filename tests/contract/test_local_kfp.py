@@ -12,13 +12,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("kfp")
-
 import kfp
 import kfp_pipelines
 import kfp_server_api
+import pytest
 from adin.errors import ConfigError, NotFoundError, RunFailedError, ServiceError
 from adin.pipelines.client import KfpClient
 from adin.stack.kfp.attempt import processes

@@ -5,9 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
-pytest.importorskip("croniter")
-
 from adin.stack.kfp.schedule import due
 
 pytestmark = [pytest.mark.ml, pytest.mark.flow(22)]
