@@ -7,7 +7,6 @@ the prediction time is used, ties have one answer, and rows are never multiplied
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import job
@@ -164,15 +163,16 @@ def _on_demand(rows: DataFrame, service: repo.Service) -> DataFrame:
     """Add the on-demand features by the same pandas functions that serving uses."""
     if not service.on_demand:
         return rows
-    made = [T.StructField(column, _TYPES[kind]) for column, kind in service.on_demand_types()]
-    schema = T.StructType([*rows.schema.fields, *made])
+    made = T.StructType([T.StructField(column, _TYPES[kind]) for column, kind in service.on_demand_types()])
     views = service.on_demand
+    asked = sorted({name for view in views for name in view.inputs.values()})
 
-    def add(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for frame in frames:
-            yield repo.with_on_demand(frame, views)[schema.names]
+    def add(inputs: pd.DataFrame) -> pd.DataFrame:
+        return repo.with_on_demand(inputs, views)[made.names]
 
-    return rows.mapInPandas(add, schema)
+    # only what the functions ask for goes through Python
+    features = F.pandas_udf(add, made)(F.struct(*asked))  # type: ignore[call-overload]
+    return rows.withColumn("_made", features).select(*rows.columns, "_made.*")
 
 
 if __name__ == "__main__":
