@@ -65,7 +65,7 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(session: SparkSession, rows: DataFrame, table: str, expected: int) -> dict[str, int]:
-    """Write the training set and return its rows by split. The same rows always make the same files."""
+    """Write the training set and count it by split. The same rows always lie in the same files and order."""
     database, folder = table.partition(".")[0], hive.table_folder(table)
     hive.drop_table(table)
     hdfs.delete(folder)  # a job that was killed leaves files without a table
