@@ -63,7 +63,9 @@ def run_window(context: Mapping[str, Any]) -> Window:
     if partition := context.get("partition_date"):
         return Window(partition, partition + timedelta(days=1))
     params = context.get("params") or {}
-    if params.get("window_start") and params.get("window_end"):
+    if bool(params.get("window_start")) != bool(params.get("window_end")):
+        raise ConfigError("Half a window was given.", "Give both window_start and window_end, or neither.")
+    if params.get("window_start"):
         return Window.parse(params["window_start"], params["window_end"])
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start and end and start < end:
