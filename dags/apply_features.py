@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from adin.airflow.domain import domains
+from adin.airflow.domain import names
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf
 from adin.airflow.policies import DEFAULT_ARGS
@@ -12,7 +13,8 @@ from airflow.sdk import Param, dag, get_current_context, task
 
 from operators.feast import FeastApplyOperator
 
-names = [domain.name for domain in domains()]
+log = logging.getLogger(__name__)
+domains = names()
 
 
 @dag(
@@ -20,7 +22,15 @@ names = [domain.name for domain in domains()]
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     tags=["features"],
-    params={"domain": Param(names[0], type="string", enum=names, title="Domain", description_md="Feature domain.")},
+    params={
+        "domain": Param(
+            next(iter(domains), None),
+            type="string",
+            enum=domains,
+            title="Domain",
+            description_md="Folder of feature_repo.",
+        )
+    },
     doc_md="""
 ### What it does
 Shows what would change in Feast's registry, then brings it to what `feature_repo/<domain>` says. Never deletes.
@@ -43,7 +53,7 @@ def apply_features() -> None:
         check_conf(context)
         activate("feast", "spark")
         found = store.plan(context["params"]["domain"])
-        print(found)  # noqa: T201 - into the task's log
+        log.info("%s", found)
         return dict(found.as_dict())
 
     plan() >> FeastApplyOperator(
@@ -53,4 +63,5 @@ def apply_features() -> None:
     )
 
 
-apply_features()
+if domains:
+    apply_features()

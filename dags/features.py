@@ -6,24 +6,29 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from adin.airflow import assets
-from adin.airflow.domain import Domain, domains
+from adin.airflow.broken import broken
+from adin.airflow.domain import Domain, domain, names
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
 from adin.airflow.policies import DEFAULT_ARGS
-from adin.errors import DataError
-from adin.window import run_window
+from adin.errors import AdinError, DataError
+from adin.run_key import content_hash
+from adin.window import Window
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task, task_group
 
 from operators.feast import FeastMaterializeOperator
 from operators.spark_hive import SparkHiveIngestOperator
 
 
-@task(doc_md="Refuses unknown keys in the run's configuration and says which window it is for. Writes nothing.")
-def check() -> str:
+@task(
+    doc_md="Refuses unknown keys and says which window the run is for; skips the schedule's runs after the source has "
+    "ended. Writes nothing."
+)
+def window(name: str) -> str:
     """Return the window."""
     context = get_current_context()
     check_conf(context)
-    return str(run_window(context))
+    return str(domain(name).window(context))
 
 
 @task.sensor(
@@ -32,13 +37,13 @@ def check() -> str:
     mode="reschedule",
     doc_md="Waits for `_SUCCESS` in every raw day of the window. If it fails, load the days it names.",
 )
-def wait_raw(domain: str) -> bool:
+def wait_raw(domain: str, window: str) -> bool:
     """Return whether all raw days are there; give up after the form's minutes."""
     from adin.features import raw
 
     context = get_current_context()
     activate("spark")
-    missing = raw.missing(domain, run_window(context))
+    missing = raw.missing(domain, Window.from_text(window))
     waited = datetime.now(UTC) - context["dag_run"].start_date
     if missing and waited > timedelta(minutes=context["params"]["wait_minutes"]):
         raise DataError(
@@ -66,65 +71,76 @@ def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @task(doc_md="Tells the DAGs that train on these features; a backfill is marked as one.")
-def done(domain: str, facts: list[dict[str, Any]]) -> None:
+def done(domain: str, window: str, facts: list[dict[str, Any]]) -> None:
     """Leave the facts with the asset's event."""
     context = get_current_context()
     context["outlet_events"][assets.features(domain)].extra = {
-        "window": str(run_window(context)),
+        "window": window,
         "run_type": str(context["dag_run"].run_type.value),
         "rows": {fact["table"]: fact["rows"] for fact in facts},
+        "fingerprints": {fact["table"]: content_hash(fact["fingerprints"])[:16] for fact in facts},
         "changed_days": sum(fact["new"] + fact["changed"] for fact in facts),
     }
 
 
-def make(domain: Domain) -> None:
+def make(spec: Domain) -> None:
     """Declare ``features__<domain>``."""
 
     @dag(
-        dag_id=f"features__{domain.name}",
+        dag_id=f"features__{spec.name}",
         schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
-        start_date=domain.start,
-        end_date=domain.end,
+        start_date=spec.start,
+        # no end_date: a run started by hand after it would never get its tasks started
         catchup=False,
         max_active_runs=1,
         max_active_tasks=2,
         default_args=DEFAULT_ARGS,
-        tags=["features", domain.name],
-        doc_md=DOC.format(domain=domain.name, tables=", ".join(domain.tables)),
+        tags=["features", spec.name],
+        doc_md=DOC.format(domain=spec.name, tables=", ".join(spec.tables)),
         params={
-            **window_params(),
+            **window_params("the day of the schedule; for a source that has ended, its last day"),
             "wait_minutes": Param(
-                60, type="integer", minimum=0, maximum=1440, title="Wait for raw data", description_md="Minutes."
+                60,
+                type="integer",
+                minimum=0,
+                maximum=1440,
+                title="Wait for raw data",
+                description_md="Minutes. Then the run fails and names the folders that are missing.",
+                section="Limits",
             ),
         },
     )
     def features() -> None:
+        span = window(spec.name)
+
         @task_group
         def ingest() -> list[Any]:
             return [
                 SparkHiveIngestOperator(
                     task_id=table,
-                    domain=domain.name,
+                    domain=spec.name,
                     view=table,
+                    window=span,
                     doc_md=f"`{table}.sql` over the window, staged and checked. If it fails, it names the raw file.",
                 ).output
-                for table in domain.tables
+                for table in spec.tables
             ]
 
         @task_group
         def materialize() -> None:
-            for view in domain.views:
+            for view in spec.views:
                 FeastMaterializeOperator(
                     task_id=view,
-                    domain=domain.name,
+                    domain=spec.name,
                     view=view,
+                    window=span,
                     doc_md=f"Writes what changed in `{view}` to Redis; newer values win. Safe to run again.",
                 )
 
         staged = ingest()
         facts = publish(staged)
-        check() >> wait_raw(domain.name) >> staged
-        told = done.override(outlets=[assets.features(domain.name)])(domain.name, facts)
+        wait_raw(spec.name, span) >> staged
+        told = done.override(outlets=[assets.features(spec.name)])(spec.name, span, facts)
         quality_gate(staged) >> facts >> materialize() >> told
 
     features()
@@ -143,5 +159,8 @@ The failing task names the file, rule or server and the remedy. Nothing half-mad
 Backfill: `airflow backfill create --dag-id features__{domain} --from-date 2013-01-01 --to-date 2013-01-03`.
 """
 
-for each in domains():
-    make(each)
+for each in names():
+    try:
+        make(domain(each))
+    except AdinError as fault:
+        broken(f"features__{each}", str(fault))

@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 from typing import Any
 
 from adin.airflow import assets
-from adin.airflow.domain import Domain, domains
+from adin.airflow.broken import broken
+from adin.airflow.domain import Domain, domain
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
 from adin.airflow.policies import DEFAULT_ARGS
-from adin.errors import AdinError, RefusedError, RunFailedError
+from adin.errors import AdinError, ConfigError, RefusedError, RunFailedError
 from adin.problem import Problem, names, problem
-from adin.window import Window, run_window
+from adin.window import Window
 from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable, Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
+from croniter import croniter
 
 from operators.clickhouse import ClickHouseLoadOperator
 from operators.kfp import KfpRunOperator
 from operators.lakefs import BuildDatasetOperator
 
-log = logging.getLogger(__name__)
-
 
 def schedule_of(spec: Problem) -> Any:
-    """Return when the problem is trained: at a time, on new data, on either, or only by hand."""
+    """Return when the problem is trained: at a time, on new data, on either, or only by hand.
+
+    :raises ConfigError: the cron time is none. :raises NotFoundError: there is no such feature domain.
+    """
+    if spec.run.cron and not croniter.is_valid(spec.run.cron):
+        raise ConfigError(f"{spec.path / 'problem.yaml'}: run.cron: {spec.run.cron!r} is no cron time.")
     timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if spec.run.cron else None
-    data = [assets.features(spec.run.on_data)] if spec.run.on_data else None
+    data = [assets.features(domain(spec.run.on_data).name)] if spec.run.on_data else None
     if timetable and data:
         return AssetOrTimeSchedule(timetable=timetable, assets=data)
     return timetable or data
 
 
-def make(spec: Problem, domain: Domain) -> None:
+def make(spec: Problem, source: Domain) -> None:
     """Declare ``train__<problem>``."""
 
     @dag(
         dag_id=f"train__{spec.name}",
         schedule=schedule_of(spec),
-        start_date=domain.start,
-        end_date=domain.end,
+        start_date=source.start,
+        # no end_date: a run started by hand after it would never get its tasks started
         catchup=False,
         max_active_runs=1,
         default_args=DEFAULT_ARGS,
         tags=["train", spec.name],
         doc_md=DOC.format(name=spec.name, description=spec.description, metric=spec.promotion.primary),
         params={
-            **window_params(),
+            **window_params("all data up to the run's own time"),
             "force": Param(
                 False,
                 type="boolean",
@@ -61,10 +65,8 @@ def make(spec: Problem, domain: Domain) -> None:
         def window() -> str:
             context = get_current_context()
             check_conf(context)
-            params = context["params"]
-            asked = run_window(context)
-            start = asked.start if params["window_start"] else domain.start
-            return str(Window(start, asked.end))
+            found = source.history(context)
+            return str(stretched(spec.name, found) if context.get("triggering_asset_events") else found)
 
         @task(doc_md="Skips the run when training is stopped, only a backfill made new data, or nothing changed.")
         def gates(window: str) -> str:
@@ -133,18 +135,12 @@ def backfilled(context: Any) -> bool:
     return bool(events) and all((event.extra or {}).get("run_type") == "backfill" for event in events)
 
 
-def broken(name: str, fault: str) -> None:
-    """Declare a DAG that says what is wrong with a problem's files, so that the other problems' DAGs live on."""
+def stretched(name: str, window: Window) -> Window:
+    """Return the window up to the end of the latest dataset: new features of past days are no reason to forget."""
+    from adin import datasets
 
-    @dag(dag_id=f"train__{name}", schedule=None, tags=["train", name, "broken"], doc_md=f"### Broken\n{fault}")
-    def train() -> None:
-        @task(retries=0, doc_md=fault)
-        def mend() -> None:
-            raise RunFailedError(fault)
-
-        mend()
-
-    train()
+    activate("lakefs")
+    return Window(window.start, max([window.end, *(known.window.end for known in datasets.versions(name))]))
 
 
 DOC = """
@@ -162,13 +158,9 @@ The failing task names the place and the remedy; clear it to go on: nothing is b
 Skipped means: training is stopped, or nothing changed (`force` trains anyway).
 """
 
-_domains = {domain.name: domain for domain in domains()}
 for each in names():
     try:
         found = problem(each)
-        if found.domain not in _domains:
-            raise RefusedError(f"{found.path / 'problem.yaml'}: no feature domain {found.domain!r}.")
-        make(found, _domains[found.domain])
+        make(found, domain(found.domain))
     except AdinError as fault:
-        log.error("problem %s is broken: %s", each, fault)
-        broken(each, str(fault))
+        broken(f"train__{each}", str(fault))

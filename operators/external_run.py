@@ -6,21 +6,25 @@ going and follows it, instead of starting another.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
 from typing import Any, ClassVar
 
 from adin.airflow.hooks import activate
-from adin.errors import RunFailedError
+from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
 from adin.run_key import run_key
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 
-#: How long an answer that is in no table of states may last before the job is given up, seconds.
-_UNKNOWN_FOR = 300
+#: How long a server may be away, or a job in a state that stands in no table, before the job is given up, seconds.
+_PATIENCE = 300
+#: Seconds between looks for a job whose start got no answer.
+_LOOK_AGAIN = (0.5, 2, 5)
+_STORED = "job"
 
 
 def key_of(context: Mapping[str, Any]) -> str:
@@ -32,11 +36,10 @@ def key_of(context: Mapping[str, Any]) -> str:
 class WorkOperator(BaseOperator):
     """Do a piece of work in this process, under its run key, with Airflow's connections.
 
-    Subclasses say what is done in :meth:`work`; it must be safe to do twice under the same key.
-
-    :param connections: services the work needs; default all.
+    Subclasses say what is done in :meth:`work`; it must be safe to do twice under the same key, and to interrupt.
     """
 
+    #: Services the work needs; default all.
     connections: ClassVar[tuple[str, ...]] = ()
 
     def execute(self, context: Any) -> Any:
@@ -48,6 +51,10 @@ class WorkOperator(BaseOperator):
         """Do the work; :param key: run key, the same for each try."""
         raise TypeError(f"{type(self).__name__} says no work.")
 
+    def on_kill(self) -> None:
+        """Interrupt the work where it is: it cleans up on its way out, and takes its child processes with it."""
+        raise RunFailedError(f"{self.task_id} was killed.")
+
 
 class ExternalRunOperator(BaseOperator):
     """Start a job in another system, follow it to its end, and return its result.
@@ -56,10 +63,12 @@ class ExternalRunOperator(BaseOperator):
     :param timeout: give up after this many seconds; the job is cancelled. Default 3600.
     :param deferrable: free the worker while waiting. Default False.
     :raises RunFailedError: the job failed, was cancelled, vanished, or did not end in time.
+    :raises ServiceError: the system does not answer; the next try finds the job again.
     """
 
     #: The system's words for a job's state; a word that is missing here is waited on for some minutes, then refused.
     states: ClassVar[Mapping[str, str]] = {}
+    #: Services the job needs; default all.
     connections: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -69,10 +78,14 @@ class ExternalRunOperator(BaseOperator):
         self.poll_interval = poll_interval
         self.timeout = timeout
         self.deferrable = deferrable
+        self._key: str | None = None
         self._job: str | None = None
+        self._killed = False
+
+    # -- what a subclass says ---------------------------------------------------------------------------------------
 
     def find(self, key: str) -> str | None:
-        """Return the id of the job that carries this key, if there is one."""
+        """Return the id of the job that carries this key and goes or has succeeded, if there is one."""
         raise TypeError(f"{type(self).__name__} says not how a job is found.")
 
     def submit(self, key: str) -> str:
@@ -80,7 +93,10 @@ class ExternalRunOperator(BaseOperator):
         raise TypeError(f"{type(self).__name__} says not how a job is started.")
 
     def state(self, job: str) -> str:
-        """Return the system's word for the job's state."""
+        """Return the system's word for the job's state.
+
+        :raises NotFoundError: the system knows no such job.
+        """
         raise TypeError(f"{type(self).__name__} says not how a job is.")
 
     def result(self, job: str) -> Any:
@@ -94,64 +110,136 @@ class ExternalRunOperator(BaseOperator):
     def cancel(self, job: str) -> None:
         """Stop the job."""
 
-    def execute(self, context: Any) -> Any:
-        """Find or start the job and follow it."""
-        activate(*self.connections)
-        key = key_of(context)
-        self._job = self.find(key)
-        if self._job:
-            self.log.info("job %s goes on: it carries this task's key %s", self._job, key)
-        else:
-            self._job = self.submit(key)
-            self.log.info("job %s started under key %s", self._job, key)
-        context["ti"].xcom_push(key="job", value=self._job)
-        if self.deferrable and self._verdict(self._job) is None:
-            trigger = ExternalRunTrigger(
-                operator=f"{type(self).__module__}.{type(self).__qualname__}",
-                arguments=self.trigger_arguments(),
-                job=self._job,
-                poll_interval=self.poll_interval,
-            )
-            self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout))
-        return self._follow(self._job)
-
-    def resume(self, context: Any, event: dict[str, Any]) -> Any:
-        """Go on after the wait: the job's own system is asked again how it ended."""
-        activate(*self.connections)
-        self._job = event["job"]
-        return self._follow(event["job"])
+    def link(self, job: str) -> str:
+        """Return the address of the job's page; empty where it has none."""
+        return ""
 
     def trigger_arguments(self) -> dict[str, Any]:
         """Return what the trigger needs to ask for the state in the operator's stead."""
         return {}
 
+    # -- the life -----------------------------------------------------------------------------------------------------
+
+    def execute(self, context: Any) -> Any:
+        """Find or start the job and follow it."""
+        activate(*self.connections)
+        deadline = time.time() + self.timeout
+        self._key = key_of(context)
+        job = self._job = self._adopt(self._key, context) or self._start(self._key)
+        self._store(context, job)
+        if self._killed:
+            self.cancel(job)
+            raise RunFailedError(f"{self.task_id} was killed while job {job} was being started; it was cancelled.")
+        if self.deferrable and Watch(self, job).verdict() is None:
+            trigger = ExternalRunTrigger(
+                operator=f"{type(self).__module__}.{type(self).__qualname__}",
+                arguments=self.trigger_arguments(),
+                job=job,
+                poll_interval=self.poll_interval,
+                deadline=deadline,
+            )
+            # no timeout of Airflow's: it would leave the job running; the trigger keeps the deadline itself
+            self.defer(trigger=trigger, method_name="resume")
+        return self._follow(job, deadline)
+
+    def resume(self, context: Any, event: dict[str, Any]) -> Any:
+        """Go on after the wait: the job's own system is asked again how it ended."""
+        activate(*self.connections)
+        self._key, self._job = key_of(context), event["job"]
+        return self._follow(event["job"], event["deadline"])
+
     def on_kill(self) -> None:
-        """Cancel the job when the task is killed."""
-        if self._job:
-            self.cancel(self._job)
+        """Cancel the job, also one that is just being started."""
+        self._killed = True
+        job = self._job or (self.find(self._key) if self._key else None)
+        if job:
+            self.cancel(job)
 
-    def _verdict(self, job: str) -> str | None:
-        """Return SUCCEEDED or FAILED for a job that has ended, RUNNING as None."""
-        known = self.states.get(self.state(job))
-        return None if known in (RUNNING, None) else known
+    def _adopt(self, key: str, context: Any) -> str | None:
+        job = self.find(key) or self._stored(context)
+        if job:
+            self.log.info("job %s is this task's, by its key %s", job, key)
+        return job
 
-    def _follow(self, job: str) -> Any:
-        end = time.monotonic() + self.timeout
-        unknown_since: float | None = None
-        while True:
-            word = self.state(job)
-            known = self.states.get(word)
-            if known == SUCCEEDED:
-                return self.result(job)
-            if known == FAILED:
-                raise self.failure(job, word)
-            unknown_since = None if known else unknown_since or time.monotonic()
-            if unknown_since and time.monotonic() - unknown_since > _UNKNOWN_FOR:
-                raise RunFailedError(f"Job {job} is {word!r}, which is no state we know.")
-            if time.monotonic() > end:
+    def _start(self, key: str) -> str:
+        try:
+            job = self.submit(key)
+        except ServiceError:
+            # the request may have arrived although its answer did not
+            for pause in _LOOK_AGAIN:
+                time.sleep(pause)
+                if job := self.find(key) or "":
+                    return job
+            raise
+        self.log.info("job %s started under key %s", job, key)
+        return job
+
+    def _follow(self, job: str, deadline: float) -> Any:
+        watch = Watch(self, job)
+        while (verdict := watch.verdict()) is None:
+            if time.time() > deadline:
                 self.cancel(job)
                 raise RunFailedError(f"Job {job} did not end within {self.timeout:.0f} s and was cancelled.")
             time.sleep(self.poll_interval)
+        if verdict == FAILED:
+            raise self.failure(job, watch.word)
+        return self.result(job)
+
+    def _store(self, context: Any, job: str) -> None:
+        context["ti"].xcom_push(key=_STORED, value=job)
+        if (store := context.get("task_state_store")) is not None:
+            store.set(_STORED, job)
+
+    def _stored(self, context: Any) -> str | None:
+        """Return the job an earlier try stored, unless it ended badly or is gone: then the work begins anew."""
+        store = context.get("task_state_store")
+        job = store.get(_STORED) if store is not None else None
+        if not job:
+            return None
+        try:
+            return job if self.states.get(self.state(job)) != FAILED else None
+        except NotFoundError:
+            return None
+
+
+class Watch:
+    """One job under observation: bears a server that is away and words nobody knows for a while, not for ever.
+
+    :param operator: knows how to ask.
+    :param job: the job's id.
+    """
+
+    def __init__(self, operator: ExternalRunOperator, job: str) -> None:
+        self._operator = operator
+        self._job = job
+        self._puzzled_since: float | None = None
+        self.word = ""
+
+    def verdict(self) -> str | None:
+        """Look once; return SUCCEEDED or FAILED for a job that has ended, else None.
+
+        :raises RunFailedError: the job has vanished, or has been in an unknown state for too long.
+        :raises ServiceError: the server has been away for too long.
+        """
+        try:
+            self.word = self._operator.state(self._job)
+        except NotFoundError as error:
+            raise RunFailedError(f"Job {self._job} has vanished: {error}", "The next try starts it anew.") from None
+        except ServiceError as error:
+            self._bear(error)
+            return None
+        known = self._operator.states.get(self.word)
+        if known is None:
+            self._bear(RunFailedError(f"Job {self._job} is {self.word!r}, which is no state we know."))
+        else:
+            self._puzzled_since = None
+        return None if known == RUNNING else known
+
+    def _bear(self, error: AdinError) -> None:
+        now = time.monotonic()
+        self._puzzled_since = self._puzzled_since or now
+        if now - self._puzzled_since > _PATIENCE:
+            raise error
 
 
 class ExternalRunTrigger(BaseTrigger):
@@ -161,33 +249,34 @@ class ExternalRunTrigger(BaseTrigger):
     :param arguments: keyword arguments for it.
     :param job: the job's id.
     :param poll_interval: seconds between two looks.
+    :param deadline: when the wait ends whatever the job does, seconds since 1970.
     """
 
-    def __init__(self, operator: str, arguments: dict[str, Any], job: str, poll_interval: float) -> None:
+    def __init__(
+        self, operator: str, arguments: dict[str, Any], job: str, poll_interval: float, deadline: float
+    ) -> None:
         super().__init__()
         self.operator = operator
         self.arguments = arguments
         self.job = job
         self.poll_interval = poll_interval
+        self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to make this trigger again."""
-        values = {name: getattr(self, name) for name in ("operator", "arguments", "job", "poll_interval")}
-        return f"{type(self).__module__}.{type(self).__qualname__}", values
+        names = ("operator", "arguments", "job", "poll_interval", "deadline")
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event when the job has ended."""
-        import asyncio
-
-        asker = await asyncio.to_thread(self._asker)
-        while await asyncio.to_thread(asker._verdict, self.job) is None:
-            await asyncio.sleep(self.poll_interval)
-        yield TriggerEvent({"job": self.job})
+        """Yield one event when the job has ended, or when waiting makes no more sense: the task sees for itself."""
+        watch = Watch(await asyncio.to_thread(self._asker), self.job)
+        with contextlib.suppress(AdinError):
+            while await asyncio.to_thread(watch.verdict) is None and time.time() <= self.deadline:
+                await asyncio.sleep(self.poll_interval)
+        yield TriggerEvent({"job": self.job, "deadline": self.deadline})
 
     async def on_kill(self) -> None:
         """Cancel the job."""
-        import asyncio
-
         asker = await asyncio.to_thread(self._asker)
         await asyncio.to_thread(asker.cancel, self.job)
 
@@ -198,3 +287,13 @@ class ExternalRunTrigger(BaseTrigger):
         asker: ExternalRunOperator = kind(task_id="trigger", **self.arguments)
         activate(*asker.connections)
         return asker
+
+
+class JobLink(BaseOperatorLink):
+    """The button on a task's page that leads to its job."""
+
+    name = "Job"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the address of the job's page."""
+        return operator.link(operator._job) if operator._job else ""

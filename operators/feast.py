@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from adin.window import run_window
+from adin.window import Window, run_window
 
 from operators.external_run import WorkOperator
 
@@ -35,25 +35,29 @@ class FeastApplyOperator(WorkOperator):
 
 
 class FeastMaterializeOperator(WorkOperator):
-    """Write what changed in the run's window from a view's Hive partitions to the online store.
+    """Write what changed in a window from a view's Hive partitions to the online store.
 
     Newer values win whatever the order of runs, so a second run writes nothing.
 
     :param domain: feature domain (templated).
     :param view: feature view (templated).
-    :returns: rows read, written and skipped.
+    :param window: ``start/end``, UTC. Default the run's own (templated).
+    :returns: days and rows read, entities found and written.
+    :raises DataError: the window has no published partition.
     """
 
-    template_fields: Sequence[str] = ("domain", "view")
+    template_fields: Sequence[str] = ("domain", "view", "window")
     connections: ClassVar[tuple[str, ...]] = ("feast", "spark")
 
-    def __init__(self, *, domain: str, view: str, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, view: str, window: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.domain = domain
         self.view = view
+        self.window = window
 
     def work(self, key: str, context: Any) -> dict[str, Any]:
         """Write."""
         from adin.features import online
 
-        return asdict(online.materialize(self.domain, self.view, run_window(context)))
+        window = Window.from_text(self.window) if self.window else run_window(context)
+        return asdict(online.materialize(self.domain, self.view, window))

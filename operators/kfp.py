@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from adin.connections import connection
 from adin.errors import RunFailedError
 
-from operators.external_run import FAILED, RUNNING, SUCCEEDED, ExternalRunOperator
+from operators.external_run import FAILED, RUNNING, SUCCEEDED, ExternalRunOperator, JobLink
 
 
 class KfpRunOperator(ExternalRunOperator):
@@ -23,6 +24,7 @@ class KfpRunOperator(ExternalRunOperator):
     """
 
     template_fields: Sequence[str] = ("pipeline", "arguments", "experiment")
+    operator_extra_links = (JobLink(),)
     connections: ClassVar[tuple[str, ...]] = ("kfp",)
     states: ClassVar[Mapping[str, str]] = {
         "PENDING": RUNNING,
@@ -71,6 +73,11 @@ class KfpRunOperator(ExternalRunOperator):
     def cancel(self, job: str) -> None:
         """Terminate the run."""
         self._client().terminate(job)
+
+    def link(self, job: str) -> str:
+        """Return the run's page in the Kubeflow UI."""
+        conn = connection("kfp")
+        return f"{conn.extra.get('ui') or conn.url}/#/runs/details/{job}"
 
     def trigger_arguments(self) -> dict[str, Any]:
         """Return what asking for the state needs."""

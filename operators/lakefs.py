@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from adin.connections import connection
 from adin.window import Window
+from airflow.sdk import BaseOperatorLink
 
 from operators.external_run import WorkOperator
+
+
+class CommitLink(BaseOperatorLink):
+    """The button on a task's page that leads to its commit in lakeFS."""
+
+    name = "lakeFS commit"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the address of the commit's page."""
+        if not operator.commit:
+            return ""
+        conn = connection("lakefs")
+        return f"{conn.url}/repositories/{conn.schema}/commits/{operator.commit}"
 
 
 class BuildDatasetOperator(WorkOperator):
@@ -22,16 +37,19 @@ class BuildDatasetOperator(WorkOperator):
     """
 
     template_fields: Sequence[str] = ("problem", "window")
+    operator_extra_links = (CommitLink(),)
     connections: ClassVar[tuple[str, ...]] = ("spark", "lakefs")
 
     def __init__(self, *, problem: str, window: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.problem = problem
         self.window = window
+        self.commit = ""
 
     def work(self, key: str, context: Any) -> dict[str, Any]:
         """Build, or find."""
         from adin import datasets
 
         found = datasets.build(self.problem, Window.from_text(self.window), key, progress=self.log.info)
+        self.commit = found.commit
         return {"commit": found.commit, "window": str(found.window), "rows": found.rows}

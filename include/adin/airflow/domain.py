@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import yaml
+from airflow.sdk.exceptions import AirflowSkipException
 
+from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
+from adin.window import Window, run_window
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,64 @@ class Domain:
     start: datetime
     end: datetime | None
 
+    def window(self, context: Mapping[str, Any]) -> Window:
+        """Return the window of a run that makes features.
 
-def domains() -> list[Domain]:
-    """Return every folder of the feature repository that declares raw tables."""
-    found = []
-    for path in sorted(settings().feature_repo.glob("*/raw.yaml")):
-        spec = yaml.safe_load(path.read_text())
-        tables = tuple(sorted(file.stem for file in path.parent.glob("*.sql")))
-        labels = set(spec.get("labels", ()))
-        arrives = spec["arrives"]
-        end = arrives.get("end")
-        found.append(
-            Domain(
-                name=path.parent.name,
-                tables=tables,
-                views=tuple(table for table in tables if table not in labels),
-                start=datetime.combine(arrives["start"], time(), UTC),
-                end=datetime.combine(end, time(), UTC) if end else None,
-            )
+        A source may have ended (the demo's has). The schedule's runs after that are skipped; one started by hand
+        without a window is for the source's last day.
+
+        :raises ConfigError: the run has no window, or one in which the source has no data.
+        """
+        asked = run_window(context)
+        if self.end is None or asked.start < self.end:
+            return asked
+        told = f"Raw data of {self.name} ended at {self.end:%Y-%m-%d}."
+        if context["params"]["window_start"]:
+            raise ConfigError(told, "Ask for an earlier window.")
+        if context["dag_run"].run_type == "manual":
+            return Window(self.end - timedelta(days=1), self.end)
+        raise AirflowSkipException(told)
+
+    def history(self, context: Mapping[str, Any]) -> Window:
+        """Return the window of a run that learns: from the first day to the end of the run's own window.
+
+        :raises ConfigError: the run has no window, or an empty one.
+        """
+        params = context["params"]
+        if params["window_end"]:
+            return Window.parse(params["window_start"] or self.start, params["window_end"])
+        end = run_window(context).end
+        return Window(self.start, min(end, self.end) if self.end else end)
+
+
+def names() -> list[str]:
+    """Return the folders of the feature repository that declare raw tables, sorted."""
+    return sorted(path.parent.name for path in settings().feature_repo.glob("*/raw.yaml"))
+
+
+def domain(name: str) -> Domain:
+    """Read one domain.
+
+    :raises NotFoundError: there is no such folder.
+    :raises ConfigError: its ``raw.yaml`` breaks the form.
+    """
+    path = settings().feature_repo / name / "raw.yaml"
+    if not path.is_file():
+        raise NotFoundError(
+            f"No feature domain {name!r}: {path} is missing.", f"Known: {', '.join(names()) or 'none'}."
         )
-    return found
+    tables = tuple(sorted(file.stem for file in path.parent.glob("*.sql")))
+    try:
+        spec = yaml.safe_load(path.read_text())
+        labels, arrives = set(spec.get("labels", ())), spec["arrives"]
+        start, end = _midnight(arrives["start"]), arrives.get("end")
+        views = tuple(table for table in tables if table not in labels)
+        return Domain(name, tables, views, start, _midnight(end) if end else None)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: {type(error).__name__}: {error}.", "It needs `arrives: {start: YYYY-MM-DD}`."
+        ) from None
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -5,13 +5,18 @@ A task calls :func:`activate` first: from then on the SDK in that process uses A
 
 from __future__ import annotations
 
-import contextlib
+import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
 
 from adin.connections import NAMES, Connection, use
 from adin.settings import settings
+
+#: Longest a test of a connection may take, seconds: some clients try many times before they give up.
+_TEST_TIMEOUT = 20
 
 
 def activate(*names: str) -> None:
@@ -21,7 +26,11 @@ def activate(*names: str) -> None:
 
 
 def from_airflow(name: str, found: Any) -> Connection:
-    """Return an Airflow connection as the SDK's."""
+    """Return an Airflow connection as the SDK's; secrets within its extra are masked in logs from now on."""
+    extra = found.extra_dejson
+    for value in extra.values():
+        if isinstance(value, str) and (password := _password_in(value)):
+            mask_secret(password)
     return Connection(
         name=name,
         host=found.host or "",
@@ -29,8 +38,15 @@ def from_airflow(name: str, found: Any) -> Connection:
         login=found.login or "",
         password=found.password or "",
         schema=found.schema or "",
-        extra=found.extra_dejson,
+        extra=extra,
     )
+
+
+def _password_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
 
 
 class AdinHook(BaseHook):
@@ -39,7 +55,15 @@ class AdinHook(BaseHook):
     :param conn_id: Airflow connection; default ``<name>_default``.
     """
 
+    conn_name_attr = "conn_id"
     name = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Declare what Airflow asks of a hook that has a connection type."""
+        super().__init_subclass__(**kwargs)
+        cls.conn_type = f"adin_{cls.name}"
+        cls.default_conn_name = f"{cls.name}_default"
+        cls.hook_name = (cls.__doc__ or cls.name).partition("\n")[0].rstrip(".")
 
     def __init__(self, conn_id: str | None = None) -> None:
         super().__init__()
@@ -50,13 +74,25 @@ class AdinHook(BaseHook):
         return from_airflow(self.name, self.get_connection(self.conn_id))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the service something small; the answer or the fault within the connect timeout."""
-        conn = self.get_conn()
+        """Ask the service something small; return whether it answered, and the answer or the fault, in 20 seconds."""
+        outcome = (False, f"No answer within {_TEST_TIMEOUT} seconds.")
+
+        def ask() -> None:
+            nonlocal outcome
+            try:
+                outcome = True, self.probe(conn)
+            except Exception as error:  # a button shows whatever is wrong
+                outcome = False, (str(error) or type(error).__name__)[:500]
+
         try:
-            use(conn)
-            return True, self.probe(conn)
-        except Exception as error:  # a button shows whatever is wrong
+            conn = self.get_conn()
+        except Exception as error:  # as above
             return False, str(error)[:500]
+        use(conn)
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_TEST_TIMEOUT)
+        return outcome
 
     def probe(self, conn: Connection) -> str:
         """Ask the service and return what it said."""
@@ -73,22 +109,26 @@ def _get(conn: Connection, path: str) -> str:
 
 
 class SparkHook(AdinHook):
-    """Spark, with the HDFS and Hive metastore its jobs work on."""
+    """Adin Spark and Hive.
+
+    The test asks HDFS and the metastore, on which the jobs work.
+    """
 
     name = "spark"
 
     def probe(self, conn: Connection) -> str:
         from adin.features import hdfs, hive
 
-        raw = hdfs.exists(settings().raw_root)
+        raw = "with" if hdfs.exists(settings().raw_root) else "no"
         tables = hive.tables("default")
-        return (
-            f"HDFS answers ({'with' if raw else 'no'} {settings().raw_root}), metastore answers ({len(tables)} tables)"
-        )
+        return f"HDFS answers ({raw} {settings().raw_root}), metastore answers ({len(tables)} tables)"
 
 
 class FeastHook(AdinHook):
-    """Feast's registry and its online store."""
+    """Adin Feast.
+
+    The test asks the online store and the registry.
+    """
 
     name = "feast"
 
@@ -96,18 +136,26 @@ class FeastHook(AdinHook):
         from redis import Redis
         from sqlalchemy import create_engine, text
 
+        timeout = settings().connect_timeout
         with Redis(
-            conn.host, conn.port or 6379, password=conn.password, socket_timeout=settings().connect_timeout
+            host=conn.host,
+            port=conn.port or 6379,
+            username=conn.login or None,
+            password=conn.password,
+            ssl=bool(conn.extra.get("tls")),
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
         ) as redis:
             redis.ping()
-        engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": 5})
-        with contextlib.closing(engine.connect()) as connection:
+        engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": int(timeout)})
+        with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
+        engine.dispose()
         return "Redis answers, registry answers"
 
 
 class LakefsHook(AdinHook):
-    """lakeFS."""
+    """Adin lakeFS."""
 
     name = "lakefs"
 
@@ -118,7 +166,7 @@ class LakefsHook(AdinHook):
 
 
 class ClickhouseHook(AdinHook):
-    """ClickHouse."""
+    """Adin ClickHouse."""
 
     name = "clickhouse"
 
@@ -130,16 +178,16 @@ class ClickhouseHook(AdinHook):
 
 
 class KfpHook(AdinHook):
-    """Kubeflow Pipelines."""
+    """Adin Kubeflow Pipelines."""
 
     name = "kfp"
 
     def probe(self, conn: Connection) -> str:
-        return _get(conn, "/apis/v2beta1/experiments")
+        return _get(conn, "/apis/v2beta1/experiments?page_size=1")
 
 
 class KserveHook(AdinHook):
-    """The KServe model server."""
+    """Adin KServe."""
 
     name = "kserve"
 
@@ -148,7 +196,7 @@ class KserveHook(AdinHook):
 
 
 class S3Hook(AdinHook):
-    """The object store."""
+    """Adin S3."""
 
     name = "s3"
 
@@ -156,25 +204,27 @@ class S3Hook(AdinHook):
         import urllib3
         from minio import Minio
 
-        http = urllib3.PoolManager(timeout=settings().connect_timeout, retries=False)
-        secure = conn.extra.get("scheme") == "https"
         client = Minio(
-            f"{conn.host}:{conn.port}",
+            f"{conn.host}:{conn.port}" if conn.port else conn.host,
             access_key=conn.login,
             secret_key=conn.password,
-            secure=secure,
+            secure=conn.extra.get("scheme") == "https",
             region=conn.extra.get("region"),
-            http_client=http,
+            http_client=urllib3.PoolManager(timeout=settings().connect_timeout, retries=False),
         )
         return f"{len(list(client.list_buckets()))} buckets"
 
 
 class AmversionHook(AdinHook):
-    """The model registry."""
+    """Adin AMVersion.
+
+    Its files lie in the object store of the connection ``s3_default``.
+    """
 
     name = "amversion"
 
     def probe(self, conn: Connection) -> str:
         from adin.models import registry
 
+        activate("s3")
         return f"{len(registry(conn).models())} models"

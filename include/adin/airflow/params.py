@@ -10,13 +10,14 @@ from airflow.sdk import Param
 from adin.errors import ConfigError
 
 
-def window_params() -> dict[str, Param]:
-    """Return the fields that name a window; left empty, the run's own schedule decides."""
+def window_params(otherwise: str) -> dict[str, Param]:
+    """Return the fields that name a window.
+
+    :param otherwise: which window an empty form stands for.
+    """
     kind = {"type": ["null", "string"], "format": "date-time", "section": "Window"}
     return {
-        "window_start": Param(
-            None, title="Start", description_md="First instant, UTC. Empty: by the schedule.", **kind
-        ),
+        "window_start": Param(None, title="Start", description_md=f"First instant, UTC. Empty: {otherwise}.", **kind),
         "window_end": Param(None, title="End", description_md="First instant after it, UTC.", **kind),
     }
 

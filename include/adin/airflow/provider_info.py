@@ -4,52 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
-_TEXT = {"type": ["string", "null"]}
+_TEXT: dict[str, Any] = {"type": ["string", "null"]}
+_SECRET: dict[str, Any] = {"type": ["string", "null"], "format": "password"}
+_FLAG: dict[str, Any] = {"type": ["boolean", "null"], "default": False}
 
-#: Form of each type: its name, renamed fields, hidden fields, and fields of its own.
-_FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, str]]] = {
+
+def _choice(*values: str) -> dict[str, Any]:
+    return {"type": ["string", "null"], "enum": list(values), "default": values[0]}
+
+
+_SCHEME = {"scheme": ("Scheme", _choice("http", "https"), "")}
+
+#: Form of each type: its name, renamed fields, hidden fields, and fields of its own with their help.
+_FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dict[str, Any], str]]]] = {
     "spark": (
         "Adin Spark and Hive",
         {"host": "Master"},
         ["login", "password", "schema", "port"],
         {
-            "namenode": "HDFS address, hdfs://host:port",
-            "metastore": "Hive metastore, thrift://host:port",
-            "warehouse": "HDFS folder of Hive tables",
-            "deploy_mode": "client or cluster",
+            "namenode": ("HDFS", _TEXT, "hdfs://host:port"),
+            "metastore": ("Hive metastore", _TEXT, "thrift://host:port"),
+            "warehouse": ("Warehouse", _TEXT, "HDFS folder of Hive tables, hdfs://host:port/folder"),
+            "deploy_mode": ("Deploy mode", _choice("client", "cluster"), "Where the driver runs."),
         },
     ),
     "feast": (
         "Adin Feast",
-        {"host": "Redis host", "port": "Redis port", "password": "Redis password"},
-        ["login", "schema"],
-        {"registry": "Registry, as an SQLAlchemy URL"},
+        {"host": "Redis host", "port": "Redis port", "login": "Redis user", "password": "Redis password"},
+        ["schema"],
+        {
+            "registry": ("Registry", _SECRET, "SQLAlchemy URL, postgresql+psycopg://user:password@host:port/database"),
+            "tls": ("TLS to Redis", _FLAG, ""),
+        },
     ),
     "lakefs": (
         "Adin lakeFS",
         {"login": "Access key", "password": "Secret key", "schema": "Repository"},
         [],
-        {"scheme": "http or https"},
+        _SCHEME,
     ),
-    "clickhouse": ("Adin ClickHouse", {"schema": "Database"}, [], {"scheme": "http or https"}),
+    "clickhouse": ("Adin ClickHouse", {"schema": "Database"}, [], _SCHEME),
     "kfp": (
         "Adin Kubeflow Pipelines",
         {"password": "Bearer token"},
         ["login", "schema"],
-        {"scheme": "http or https", "namespace": "Kubeflow namespace"},
+        _SCHEME
+        | {
+            "namespace": ("Namespace", _TEXT, "Profile of a multi-user Kubeflow; empty for one user."),
+            "token_file": ("Token file", _TEXT, "Read anew for each request, instead of the token."),
+            "ca_file": ("CA file", _TEXT, "Certificates to trust."),
+            "ui": ("Web UI", _TEXT, "Its address, if it differs from the API's."),
+        },
     ),
-    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], {"scheme": "http or https"}),
+    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], _SCHEME),
     "s3": (
         "Adin S3",
         {"login": "Access key", "password": "Secret key"},
         ["schema"],
-        {"scheme": "http or https", "region": "Region"},
+        _SCHEME | {"region": ("Region", _TEXT, "Default us-east-1.")},
     ),
     "amversion": (
         "Adin AMVersion",
         {"schema": "Database, or bucket"},
         [],
-        {"edition": "database (Postgres) or files (S3)"},
+        {"edition": ("Edition", _choice("database", "files"), "PostgreSQL, or files in the object store.")},
     ),
 }
 
@@ -65,11 +83,21 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _form(name: str, title: str, relabel: dict[str, str], hidden: list[str], own: dict[str, str]) -> dict[str, Any]:
+def _form(
+    name: str,
+    title: str,
+    renamed: dict[str, str],
+    hidden: list[str],
+    own: dict[str, tuple[str, dict[str, Any], str]],
+) -> dict[str, Any]:
+    fields = {
+        field: {"label": label, "schema": schema, **({"description": told} if told else {})}
+        for field, (label, schema, told) in own.items()
+    }
     return {
         "connection-type": f"adin_{name}",
         "hook-class-name": f"adin.airflow.hooks.{name.capitalize()}Hook",
         "hook-name": title,
-        "ui-field-behaviour": {"hidden-fields": hidden, "relabeling": relabel, "placeholders": {}},
-        "conn-fields": {field: {"label": label, "schema": _TEXT} for field, label in own.items()},
+        "ui-field-behaviour": {"hidden-fields": hidden, "relabeling": renamed, "placeholders": {}},
+        "conn-fields": fields,
     }

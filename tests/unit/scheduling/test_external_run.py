@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from adin.airflow.params import check_conf
-from adin.errors import ConfigError, RunFailedError
+from adin.errors import NotFoundError, RunFailedError, ServiceError
 from airflow.sdk.exceptions import TaskDeferred
 
 from operators import external_run
@@ -15,15 +16,25 @@ from operators.external_run import FAILED, RUNNING, SUCCEEDED, ExternalRunOperat
 
 
 class Remote:
-    """Jobs by id; each word of ``story`` is told once, the last one for ever."""
+    """Jobs by key; each word of ``story`` is told once, the last one for ever; an error is raised instead.
 
-    def __init__(self, *story: str) -> None:
+    :param lose_reply: a job starts, but the answer to its start is lost.
+    """
+
+    def __init__(self, *story: str | Exception, lose_reply: bool = False) -> None:
         self.story = list(story)
+        self.lose_reply = lose_reply
         self.jobs: dict[str, str] = {}
         self.cancelled: list[str] = []
 
     def tell(self) -> str:
-        return self.story.pop(0) if len(self.story) > 1 else self.story[0]
+        word = self.story.pop(0) if len(self.story) > 1 else self.story[0]
+        if isinstance(word, Killed):
+            word.task.on_kill()
+            return "GOING"
+        if isinstance(word, Exception):
+            raise word
+        return word
 
 
 REMOTE = Remote("DONE")
@@ -37,6 +48,8 @@ class JobOperator(ExternalRunOperator):
 
     def submit(self, key):
         REMOTE.jobs[key] = f"job-{len(REMOTE.jobs) + 1}"
+        if REMOTE.lose_reply:
+            raise ServiceError("connection reset")
         return REMOTE.jobs[key]
 
     def state(self, job):
@@ -47,31 +60,66 @@ class JobOperator(ExternalRunOperator):
 
     def cancel(self, job):
         REMOTE.cancelled.append(job)
+        REMOTE.story = ["CANCELLED"]
+
+
+class Killed(ServiceError):
+    """Stands in a story for the moment at which Airflow kills the task."""
+
+    def __init__(self, task):
+        super().__init__("killed")
+        self.task = task
+
+
+class Store(dict):
+    """Airflow's task state store."""
+
+    def set(self, key, value):
+        self[key] = value
 
 
 @pytest.fixture(autouse=True)
-def _no_connections(monkeypatch):
+def _no_connections_and_no_patience(monkeypatch):
     monkeypatch.setattr(external_run, "activate", lambda *names: None)
-    monkeypatch.setattr(external_run, "_UNKNOWN_FOR", 0.05)
+    monkeypatch.setattr(external_run, "_PATIENCE", 0.05)
+    monkeypatch.setattr(external_run, "_LOOK_AGAIN", (0, 0.01))
 
 
 @pytest.fixture
 def remote(monkeypatch):
-    def become(*story: str) -> Remote:
-        found = Remote(*story)
+    def become(*story: str | Exception, **kwargs) -> Remote:
+        found = Remote(*story, **kwargs)
         monkeypatch.setitem(globals(), "REMOTE", found)
         return found
 
     return become
 
 
-def context(run_id="scheduled__1", map_index=-1):
+def context(run_id="scheduled__1", map_index=-1, store=None):
     task = SimpleNamespace(dag_id="d", run_id=run_id, task_id="t", map_index=map_index, xcom_push=lambda **_: None)
-    return {"ti": task}
+    return {"ti": task, "task_state_store": store}
 
 
 def operator(**kwargs):
     return JobOperator(task_id="t", poll_interval=0.01, **kwargs)
+
+
+def deferred(**kwargs):
+    with pytest.raises(TaskDeferred) as found:
+        operator(deferrable=True, **kwargs).execute(context())
+    return found.value.trigger
+
+
+def event_of(trigger):
+    """Run a trigger to its event, as made anew from what Airflow stores of it."""
+    path, arguments = trigger.serialize()
+    assert path == "operators.external_run.ExternalRunTrigger"
+
+    async def first():
+        async for event in type(trigger)(**arguments).run():
+            return event.payload
+
+    return asyncio.run(first())
 
 
 def test_a_fresh_task_starts_one_job_and_returns_its_result(remote):
@@ -116,37 +164,114 @@ def test_a_job_that_takes_too_long_is_cancelled(remote):
 
 
 def test_killing_the_task_cancels_the_job(remote):
-    system = remote("GOING", "DONE")
+    system = remote("GOING")
     task = operator()
-    task.execute(context())
-    task.on_kill()
+    system.story = [Killed(task), "GOING"]
+    with pytest.raises(RunFailedError, match="CANCELLED"):
+        task.execute(context())
     assert system.cancelled == ["job-1"]
 
 
+def test_killing_the_task_while_the_job_is_being_started_cancels_it_too(remote, monkeypatch):
+    system = remote("GOING")
+    task = operator()
+    start = task.submit
+    monkeypatch.setattr(task, "submit", lambda key: task.on_kill() or start(key))
+    with pytest.raises(RunFailedError, match="being started"):
+        task.execute(context())
+    assert system.cancelled == ["job-1"]
+
+
+def test_a_lost_reply_to_the_start_adopts_the_job_that_started(remote):
+    system = remote("GOING", "DONE", lose_reply=True)
+    assert operator().execute(context()) == {"made by": "job-1"}
+    assert len(system.jobs) == 1
+
+
+def test_a_start_that_never_arrived_is_tried_again_by_the_next_try(remote, monkeypatch):
+    remote("DONE")
+    task = operator()
+    monkeypatch.setattr(task, "submit", lambda key: (_ for _ in ()).throw(ServiceError("refused")))
+    with pytest.raises(ServiceError):
+        task.execute(context())
+    assert operator().execute(context()) == {"made by": "job-1"}
+
+
+def test_a_job_is_found_by_its_stored_id_where_the_system_forgets_names(remote):
+    system, store = remote("GOING", "DONE"), Store()
+    operator().execute(context(store=store))
+    system.jobs.clear()
+    assert operator().execute(context(store=store)) == {"made by": "job-1"}
+    assert system.jobs == {}
+
+
+@pytest.mark.parametrize("fate", ["BROKEN", NotFoundError("no such job")], ids=["failed", "gone"])
+def test_a_stored_job_that_failed_or_is_gone_is_started_anew(remote, fate):
+    system, store = remote(fate, "DONE"), Store(job="job-0")
+    assert operator().execute(context(store=store)) == {"made by": "job-1"}
+    assert store["job"] == "job-1"
+    assert len(system.jobs) == 1
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(remote):
+    away = ServiceError("no answer")
+    system = remote("GOING", away, away, "GOING", "DONE")
+    assert operator().execute(context()) == {"made by": "job-1"}
+    assert system.cancelled == []
+
+
+def test_a_server_that_stays_away_fails_the_try_and_leaves_the_job(remote):
+    system = remote("GOING", ServiceError("no answer"))
+    with pytest.raises(ServiceError):
+        operator().execute(context())
+    assert system.cancelled == []
+
+
+def test_a_job_that_vanished_fails_the_task(remote):
+    remote("GOING", NotFoundError("no such job"))
+    with pytest.raises(RunFailedError, match="vanished"):
+        operator().execute(context())
+
+
+@pytest.mark.flow(22)
 def test_a_deferred_task_frees_its_worker_and_resumes_with_the_result(remote):
-    remote("GOING", "DONE")
-    with pytest.raises(TaskDeferred) as deferred:
-        operator(deferrable=True).execute(context())
-    path, arguments = deferred.value.trigger.serialize()
-    assert path.endswith("ExternalRunTrigger")
-    assert arguments["job"] == "job-1"
-    assert operator().resume(context(), {"job": "job-1"}) == {"made by": "job-1"}
+    system = remote("GOING", "GOING", ServiceError("no answer"), "DONE")
+    event = event_of(deferred())
+    assert event["job"] == "job-1"
+    assert operator().resume(context(), event) == {"made by": "job-1"}
+    assert len(system.jobs) == 1
+
+
+def test_a_deferred_job_that_fails_fails_the_task(remote):
+    remote("GOING", "GOING", "BROKEN")
+    event = event_of(deferred())
+    with pytest.raises(RunFailedError, match="BROKEN"):
+        operator().resume(context(), event)
+
+
+def test_a_deferred_job_that_takes_too_long_is_cancelled(remote):
+    system = remote("GOING")
+    event = event_of(deferred(timeout=0.05))
+    assert event["deadline"] < time.time()
+    with pytest.raises(RunFailedError, match="cancelled"):
+        operator().resume(context(), event)
+    assert system.cancelled == ["job-1"]
+
+
+def test_killing_a_deferred_task_cancels_the_job(remote):
+    system = remote("GOING")
+    trigger = deferred()
+    asyncio.run(trigger.on_kill())
+    assert system.cancelled == ["job-1"]
+
+
+def test_a_retry_of_a_deferred_task_adopts_the_job(remote):
+    system = remote("GOING")
+    deferred()
+    deferred()
+    assert len(system.jobs) == 1
 
 
 def test_a_job_that_is_done_at_once_is_not_waited_for(remote):
     remote("DONE")
     assert operator(deferrable=True).execute(context()) == {"made by": "job-1"}
-
-
-def _trigger(conf):
-    return {"dag": SimpleNamespace(params={"rows": 1}), "dag_run": SimpleNamespace(conf=conf)}
-
-
-def test_an_unknown_key_in_a_runs_configuration_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"rowz.*rows"):
-        check_conf(_trigger({"rowz": 1}))
-
-
-@pytest.mark.parametrize("conf", [None, {}, {"rows": 2}])
-def test_known_keys_pass(conf):
-    check_conf(_trigger(conf))
