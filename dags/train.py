@@ -23,14 +23,16 @@ from operators.kfp import KfpRunOperator
 from operators.lakefs import BuildDatasetOperator
 
 
-def schedule_of(spec: Problem) -> Any:
+def schedule_of(spec: Problem, source: Domain) -> Any:
     """Return when the problem is trained: at a time, on new data, on either, or only by hand.
+
+    Once a source has ended, time alone brings nothing new.
 
     :raises ConfigError: the cron time is none. :raises NotFoundError: there is no such feature domain.
     """
     if spec.run.cron and not croniter.is_valid(spec.run.cron):
         raise ConfigError(f"{spec.path / 'problem.yaml'}: run.cron: {spec.run.cron!r} is no cron time.")
-    timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if spec.run.cron else None
+    timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if spec.run.cron and not source.end else None
     data = [assets.features(domain(spec.run.on_data).name)] if spec.run.on_data else None
     if timetable and data:
         return AssetOrTimeSchedule(timetable=timetable, assets=data)
@@ -42,7 +44,7 @@ def make(spec: Problem, source: Domain) -> None:
 
     @dag(
         dag_id=f"train__{spec.name}",
-        schedule=schedule_of(spec),
+        schedule=schedule_of(spec, source),
         start_date=source.start,
         # no end_date: a run started by hand after it would never get its tasks started
         catchup=False,

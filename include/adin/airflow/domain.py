@@ -52,11 +52,15 @@ class Domain:
     def history(self, context: Mapping[str, Any]) -> Window:
         """Return the window of a run that learns: from the first day to the end of the run's own window.
 
+        A run by hand without a window learns from all a source had, once that has ended.
+
         :raises ConfigError: the run has no window, or an empty one.
         """
         params = context["params"]
         if params["window_end"]:
             return Window.parse(params["window_start"] or self.start, params["window_end"])
+        if self.end and not context.get("triggering_asset_events"):
+            return Window(self.start, self.end)
         end = run_window(context).end
         return Window(self.start, min(end, self.end) if self.end else end)
 

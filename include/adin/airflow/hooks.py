@@ -13,6 +13,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
 from adin.connections import NAMES, Connection, use
+from adin.errors import ConfigError, ServiceError
 from adin.settings import settings
 
 #: Longest a test of a connection may take, seconds: some clients try many times before they give up.
@@ -103,8 +104,12 @@ def _get(conn: Connection, path: str) -> str:
     import httpx
 
     headers = {"Authorization": f"Bearer {conn.password}"}
-    answer = httpx.get(f"{conn.url}{path}", headers=headers, timeout=settings().connect_timeout)
-    answer.raise_for_status()
+    try:
+        answer = httpx.get(f"{conn.url}{path}", headers=headers, timeout=settings().connect_timeout)
+    except httpx.HTTPError as error:
+        raise ServiceError(f"{conn.url} does not answer: {error}.", "Is it up?") from None
+    if answer.is_error:
+        raise ConfigError(f"{conn.url}{path} answers {answer.status_code}: {answer.text[:200]}", "Check the token.")
     return f"{conn.url} answers {answer.status_code}"
 
 

@@ -13,6 +13,7 @@ from adin.airflow.params import check_conf
 from adin.connections import NAMES
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
+from adin.window import Window
 from airflow.models.connection import Connection
 from airflow.providers_manager import ProvidersManager
 from airflow.sdk.exceptions import AirflowSkipException
@@ -70,11 +71,15 @@ def test_a_window_after_the_end_of_a_source_is_refused():
         ENDED.window(asked)
 
 
-def test_training_learns_from_the_first_day_to_the_end_of_its_run():
+def test_training_learns_from_the_first_day_to_the_end_of_its_run_or_of_the_source():
     assert str(GOES_ON.history(_run("scheduled", "2013-03-01", "2013-03-08"))).startswith(
         "2013-01-01T00:00:00Z/2013-03-08"
     )
-    assert ENDED.history(_run("manual", *LATE)).end == ENDED.end
+    for empty in (_run("manual", *LATE), _run("manual", LATE[0], LATE[0])):
+        assert ENDED.history(empty) == Window(ENDED.start, ENDED.end)
+    event = SimpleNamespace(extra={"window": "2013-03-01T00:00:00Z/2013-03-02T00:00:00Z"})
+    told = _run("asset_triggered") | {"triggering_asset_events": {"features": [event]}}
+    assert ENDED.history(told).end == GOES_ON.history(told).end == _day("2013-03-02")
 
 
 def test_the_form_of_training_may_name_the_end_alone_or_both_sides():
