@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -91,14 +93,28 @@ def use(conn: Connection) -> None:
     _CHOSEN[conn.name] = conn
 
 
+#: Connections on trial, in the thread that tries them only.
+_TRIED: ContextVar[Mapping[str, Connection]] = ContextVar("tried", default={})  # noqa: B039 - never changed in place
+
+
+@contextmanager
+def trying(conn: Connection) -> Iterator[None]:
+    """Use a connection within a block and in this thread only, so that a test of it changes nothing for others."""
+    token = _TRIED.set({**_TRIED.get(), conn.name: conn})
+    try:
+        yield
+    finally:
+        _TRIED.reset(token)
+
+
 def connection(name: str) -> Connection:
     """Return the connection of a service: set by the program, else from the environment, else the secrets file.
 
     :param name: one of :data:`NAMES`.
     :raises ConfigError: no such connection is declared.
     """
-    if name in _CHOSEN:
-        return _CHOSEN[name]
+    if chosen := _TRIED.get().get(name) or _CHOSEN.get(name):
+        return chosen
     key = f"ADIN_CONN_{name.upper()}"
     uri = os.environ.get(key) or _secrets().get(key)
     if not uri:

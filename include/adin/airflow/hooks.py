@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from adin.connections import NAMES, Connection, use
+from adin.connections import NAMES, Connection, trying, use
 from adin.errors import ConfigError, ServiceError
 from adin.settings import settings
 
@@ -81,7 +81,8 @@ class AdinHook(BaseHook):
         def ask() -> None:
             nonlocal outcome
             try:
-                outcome = True, self.probe(conn)
+                with trying(conn):
+                    outcome = True, self.probe(conn)
             except Exception as error:  # a button shows whatever is wrong
                 outcome = False, (str(error) or type(error).__name__)[:500]
 
@@ -89,7 +90,6 @@ class AdinHook(BaseHook):
             conn = self.get_conn()
         except Exception as error:  # as above
             return False, str(error)[:500]
-        use(conn)
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(_TEST_TIMEOUT)
@@ -139,6 +139,8 @@ class FeastHook(AdinHook):
 
     def probe(self, conn: Connection) -> str:
         from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
         from sqlalchemy import create_engine, text
 
         timeout = settings().connect_timeout
@@ -150,6 +152,7 @@ class FeastHook(AdinHook):
             ssl=bool(conn.extra.get("tls")),
             socket_connect_timeout=timeout,
             socket_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
         ) as redis:
             redis.ping()
         engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": int(timeout)})
@@ -231,5 +234,4 @@ class AmversionHook(AdinHook):
     def probe(self, conn: Connection) -> str:
         from adin.models import registry
 
-        activate("s3")
-        return f"{len(registry(conn).models())} models"
+        return f"{len(registry(conn, s3=S3Hook().get_conn()).models())} models"

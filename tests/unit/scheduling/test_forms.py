@@ -10,7 +10,7 @@ import pytest
 from adin.airflow import hooks
 from adin.airflow.domain import Domain, domain
 from adin.airflow.params import check_conf
-from adin.connections import NAMES
+from adin.connections import NAMES, environment
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
 from adin.window import Window
@@ -125,7 +125,8 @@ def test_a_secret_of_a_connection_is_typed_unseen():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_testing_a_connection_to_a_dead_server_says_so_within_its_time(name, monkeypatch):
-    monkeypatch.setattr(hooks, "_TEST_TIMEOUT", 8)
+    monkeypatch.setattr(hooks, "_TEST_TIMEOUT", 3)
+    monkeypatch.setitem(vars(settings()), "registry_patience", 1)  # settings are frozen
     extra = {
         "namenode": "hdfs://127.0.0.1:9",
         "metastore": "thrift://127.0.0.1:9",
@@ -139,3 +140,4 @@ def test_testing_a_connection_to_a_dead_server_says_so_within_its_time(name, mon
     assert not good
     assert told
     assert "hidden-word" not in told
+    assert environment() == {}, "a connection on trial is used by nobody else"
