@@ -47,7 +47,7 @@ acceptance: setup
 
 # Ours, the stock tool and the limit side by side, on the running stack after `make demo`; one row with ROW=serving.
 bench: setup
-	@.venv/bin/python -W ignore -m bench $(ROW)
+	@$(ADIN) bench $(ROW)
 
 # Tests that prove one flow, on the running stack: make accept FLOW=6
 accept: setup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import pytest
 from adin.settings import ROOT
 from adin.stack import control, demo_data
 from adin.stack.airflow_api import AirflowApi
-from adin.stack.services import airflow_environment
 
 YEAR = {"window_start": "2013-01-01T00:00:00Z", "window_end": "2014-01-01T00:00:00Z"}
 
@@ -41,9 +39,8 @@ def run_airflow():
     """Run Airflow's own command line against the stack."""
 
     def run(*arguments: str) -> str:
-        environment = {**os.environ, **airflow_environment()}
-        command = [str(ROOT / ".venv" / "bin" / "airflow"), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        command = [str(ROOT / ".venv" / "bin" / "adin"), "airflow", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
