@@ -27,11 +27,12 @@ def line(airflow: AirflowApi) -> Iterator[SimpleNamespace]:
     for dag, conf in (
         ("apply_features", {"domain": "flights"}),
         ("features__flights", YEAR),
-        ("train__flights_delay", YEAR),
     ):
         airflow.start(dag, "acceptance", conf)
         airflow.wait(dag, "acceptance", timeout=2400, progress=print)
-    yield SimpleNamespace(run="acceptance", problem="flights_delay")
+    training = airflow.newest("train__flights_delay")  # new features start it
+    airflow.wait("train__flights_delay", training, timeout=2400, progress=print)
+    yield SimpleNamespace(run=training, problem="flights_delay")
 
 
 @pytest.fixture(scope="session")

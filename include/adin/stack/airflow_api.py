@@ -88,6 +88,22 @@ class AirflowApi:
         if state == "failed":
             self.clear(dag_id, run_id)
 
+    def newest(self, dag_id: str, timeout: float = 60) -> str:
+        """Return the id of a DAG's newest run; wait for one that new data is about to start. One that failed goes on.
+
+        :param timeout: seconds.
+        :raises NotFoundError: there is none.
+        """
+        end = time.monotonic() + timeout
+        query = {"order_by": "-run_after", "limit": 1}
+        while not (found := self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query)["dag_runs"]):
+            if time.monotonic() > end:
+                raise NotFoundError(f"No run of {dag_id} has started.", "Start it in Airflow.")
+            time.sleep(1)
+        if found[0]["state"] == "failed":
+            self.clear(dag_id, found[0]["dag_run_id"])
+        return str(found[0]["dag_run_id"])
+
     def clear(self, dag_id: str, run_id: str, *, only_failed: bool = True) -> None:
         """Let the failed tasks of a run, or all, run again."""
         body = {"dag_run_id": run_id, "dry_run": False, "only_failed": only_failed, "reset_dag_runs": True}
