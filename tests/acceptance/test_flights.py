@@ -172,9 +172,9 @@ def test_a_backfill_by_day_gives_what_one_run_over_the_window_gave(line, airflow
     before = {table: hive.partitions(table) for table in tables}
     online = _online()
     run_airflow(
-        *("backfill", "create", "--dag-id", "features__flights", "--from-date", "2013-03-01", "--to-date", "2013-03-02")
+        *("backfill", "create", "--dag-id", "features__flights", "--from-date", "2013-03-01", "--to-date", "2013-03-03")
     )
-    _wait_for_backfill(airflow, 2)
+    _wait_for_backfill(airflow, 3)
     assert {table: hive.partitions(table) for table in tables} == before
     assert _online() == online
 

@@ -27,7 +27,9 @@ class AirflowApi:
         timeout = httpx.Timeout(settings().read_timeout, connect=settings().connect_timeout)
         self._http = httpx.Client(base_url=url, timeout=timeout, transport=httpx.HTTPTransport(retries=3))
         token = self._call("POST", "/auth/token", json={"username": user, "password": password})["access_token"]
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        #: Header that signs a request of another client in.
+        self.authorization = f"Bearer {token}"
+        self._http.headers["Authorization"] = self.authorization
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
         try:
