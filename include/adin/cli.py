@@ -12,8 +12,8 @@ from adin.commands.output import errors
 from adin.errors import AdinError
 
 #: Groups and single commands, by the module below adin.commands that holds them.
-_GROUPS = ("stack", "problem", "features", "dataset", "model")
-_COMMANDS = ("predict", "demo")
+_GROUPS = ("stack", "problem", "features", "dataset", "model", "ct")
+_COMMANDS = ("predict", "rollback", "demo")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Adin MLOps: from raw data to a model under load.")
 

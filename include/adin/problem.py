@@ -82,6 +82,23 @@ class Schedule(_Spec):
     on_data: str | None = None
 
 
+class Guard(_Spec):
+    """What the swap itself must show; else the former version returns and the model is frozen.
+
+    :param requests: requests for the example sent to the new version.
+    :param max_errors: largest share of requests, these and users' in ``watch``, that may fail.
+    :param max_latency: the slowest of 20 of these requests may take this long.
+    :param max_more_missing: how much larger the share of feature views without a value may be than it was before.
+    :param watch: how long users' requests are watched after the swap. Default not at all.
+    """
+
+    requests: int = Field(20, ge=1, le=10_000)
+    max_errors: float = Field(0.0, ge=0, lt=1)
+    max_latency: Duration = timedelta(seconds=1)
+    max_more_missing: float = Field(0.0, ge=0, le=1)
+    watch: Duration = timedelta(0)
+
+
 class Promotion(_Spec):
     """What a new model must show on the test split before it replaces the champion.
 
@@ -99,6 +116,7 @@ class Promotion(_Spec):
     slices: list[str] = []
     min_days: int = Field(10, ge=2)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    guard: Guard = Guard()
 
 
 class Serving(_Spec):
@@ -112,6 +130,17 @@ class Serving(_Spec):
     max_age: dict[str, Duration] = {}
     missing: dict[str, Literal["null", "refuse"]] = {}
     timeout: Duration = timedelta(milliseconds=100)
+
+
+class Rollback(_Spec):
+    """How a rollback from Airflow's UI is done.
+
+    :param approval: somebody must approve the plan first.
+    :param approvers: who may; empty means everybody who may answer the DAG's tasks.
+    """
+
+    approval: bool = False
+    approvers: list[str] = []
 
 
 class Problem(_Spec):
@@ -131,6 +160,7 @@ class Problem(_Spec):
     run: Schedule = Schedule()
     promotion: Promotion
     serving: Serving = Serving()
+    rollback: Rollback = Rollback()
     example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
     path: Path = Field(exclude=True)
 

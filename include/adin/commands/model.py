@@ -1,13 +1,13 @@
-"""Model versions: list, show, history, pin the champion and lift the pin."""
+"""Model versions: list, show, history, pin the champion, lift the pin, roll back."""
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated, Any
 
 import typer
 
 from adin.commands import output
+from adin.commands.rollback import rollback
 from adin.errors import NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, registry
 
@@ -119,17 +119,27 @@ def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = 
     """Pin the champion: nothing is promoted until the pin is lifted."""
     models = registry()
     if not _state(models, model).frozen:
-        models.append(model, "freeze", actor=_actor(), reason=reason)
+        models.append(model, "freeze", actor=output.actor(), reason=reason)
     _stands(models, model, json)
 
 
 @app.command("unfreeze", epilog="Example: adin model unfreeze flights_delay --reason 'holiday is over'")
-def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.Json = False) -> None:
-    """Lift the pin; the champion stays, and the next training may replace it."""
+def unfreeze(
+    model: Model,
+    reason: Reason = "pin lifted by hand",
+    keep_version: Annotated[bool, typer.Option("--keep-version", help="Only lift the pin.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Lift the pin; after a rollback the champion and the mode before it come back."""
+    from adin import control
+
     models = registry()
-    if _state(models, model).frozen:
-        models.append(model, "unfreeze", actor=_actor(), reason=reason)
+    _state(models, model)
+    control.unfreeze(model, keep_version=keep_version, actor=output.actor(), reason=reason)
     _stands(models, model, json)
+
+
+app.command("rollback")(rollback)
 
 
 def _state(models: Registry, model: str) -> State:
@@ -174,10 +184,3 @@ def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _actor() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
-from adin.errors import DataError, RefusedError, ServiceError
-from adin.models import artifact, registry
+from adin.errors import ConflictError, DataError, RefusedError
+from adin.models import Registry, artifact, registry
 from adin.problem import Problem, problem
 from adin.window import Window
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from adin.serving.client import ServingClient
 
 _EVALUATION = "evaluation.json"
 _PREDICTIONS = "predictions.parquet"
@@ -131,17 +133,22 @@ def gate(evaluation: Path) -> bool:
 
 
 def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
-    """Put a version under load: does it load, log entry, swap, probe, log ``served``. Returns how it ended.
+    """Put a version under load: does it load, log entry, swap, guard, log ``served``. Returns how it ended.
 
     Mode and freeze are read again by the log entry itself, just before serving is touched. If the swap fails the log
-    says ``undone`` and the former version goes on.
+    says ``undone``, the former version returns, and the model is frozen: the next training must not try the same.
+
+    :returns: ``promoted``, ``held: why``, or ``superseded: why`` if the champion is no longer the one compared with.
     """
+    from adin.control import swap
     from adin.serving.client import ServingClient
 
     spec = problem(name)
     models, serving = registry(), ServingClient()
     told = _evaluation(evaluation)
+    _not_undone(name, run_key)
     serving.check(name, version)
+    missing = swap.missing_share(spec, serving)
     try:
         models.promote(
             name,
@@ -155,25 +162,53 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
         )
     except RefusedError as refusal:
         return f"held: {refusal}"
+    except ConflictError as conflict:
+        return f"superseded: {conflict}"
     try:
-        serving.load(name, version)
-        _probe(spec, serving, version)
+        loaded = swap.follow(
+            spec,
+            models,
+            serving,
+            actor=ACTOR,
+            run_key=run_key,
+            guard=lambda number: swap.guard(spec, serving, number, missing) if number == version else {},
+        )
     except Exception as error:
-        reason = f"the swap failed: {str(error)[:300]}"
-        models.append(name, "undone", version=version, actor=ACTOR, reason=reason, run_key=run_key)
-        if told["against"] is not None:
-            serving.load(name, told["against"])
+        _undo(spec, models, serving, version, told["against"], run_key, error)
         raise
-    if models.state(name).served != version:
-        models.append(name, "served", version=version, actor=ACTOR, reason="it answers", run_key=run_key)
-    return "promoted"
+    return "promoted" if loaded == version else f"superseded: version {loaded} came in between"
 
 
-def _probe(spec: Problem, serving: Any, version: int) -> None:
-    """Ask the example of the problem and see that the new version answers."""
-    answer = serving.predict(spec.name, [spec.example])
-    if int(answer["model_version"]) != version:
-        raise ServiceError(f"{spec.name}: version {answer['model_version']} answers, not {version}.")
+def _undo(
+    spec: Problem,
+    models: Registry,
+    serving: ServingClient,
+    version: int,
+    former: int | None,
+    run_key: str,
+    error: Exception,
+) -> None:
+    """Bring the former version back and freeze the model; a change by somebody else meanwhile stands."""
+    from adin.control import swap
+
+    if models.state(spec.name).champion == version:
+        reason = f"the swap failed: {str(error)[:300]}"
+        evidence = {"freeze": former is not None}
+        models.append(
+            spec.name, "undone", version=version, actor=ACTOR, reason=reason, evidence=evidence, run_key=run_key
+        )
+        if former is not None:
+            reason = f"version {version} failed under load and must not be promoted again"
+            models.append(spec.name, "freeze", actor=ACTOR, reason=reason, run_key=run_key)
+    if models.state(spec.name).champion is not None:
+        swap.follow(spec, models, serving, actor=ACTOR, reason="the former version is back", run_key=run_key)
+
+
+def _not_undone(name: str, run_key: str) -> None:
+    """Refuse a second try of a promotion whose swap failed and froze the model: the run has failed."""
+    mine = [entry for entry in registry().log(name) if entry.run_key == run_key and entry.event == "undone"]
+    if mine and mine[-1].evidence.get("freeze"):
+        raise RefusedError(f"{name}: {mine[-1].reason}", f"Mend the cause, then `adin model unfreeze {name}`.")
 
 
 def _split(data: Path, split: str) -> pd.DataFrame:
