@@ -294,7 +294,7 @@ def test_rollback_to_a_time_by_a_bare_kfp_client_fails_no_request(models: Regist
         run = stock.create_run_from_pipeline_package(
             str(compiled("rollback")), arguments={"model": MODEL, "target": moment.isoformat()}
         )
-        assert run.wait_for_run_completion(timeout=120, sleep_duration=0.2).state == "SUCCEEDED"
+        assert run.wait_for_run_completion(timeout=120).state == "SUCCEEDED"
     assert {status for status, _ in got} == {200}
     state = models.state(MODEL)
     assert (state.champion, state.served, state.frozen, state.mode) == (before, before, True, "train_only")

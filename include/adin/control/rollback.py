@@ -1,6 +1,6 @@
-"""Back to an earlier version: plan, the steps of the pipeline ``rollback``, and the way forward again.
+"""Back to an earlier version: plan, what the pipeline ``rollback`` does, and the way forward again.
 
-All state is in the model's log, so every step may be repeated and killed anywhere: what was begun is found there.
+All state is in the model's log, so it may be killed anywhere and repeated: what was begun is found there.
 """
 
 from __future__ import annotations
@@ -143,11 +143,24 @@ def submit(name: str, target: str, *, reason: str, by: str) -> str:
     return KfpClient().submit(compiled(PIPELINE), {**facts, "run_key": key}, name=key, experiment="production")
 
 
-def stop_training(name: str, target: str, *, reason: str, by: str, run_key: str, kfp_run: str) -> int:
-    """First step: see that the target loads, stop continuous training, and return the target's version.
+def run(name: str, target: str, *, reason: str, by: str, run_key: str, kfp_run: str) -> int:
+    """Do what the pipeline does, and return the version that answers.
 
-    :raises RefusedError: the target cannot come under load; nothing was changed.
+    See that the target loads; stop training; pin the version; put it under load and ask it; let training go on without
+    deploying. Each is an entry of the log, by which a repeated run goes on where a killed one stopped.
+
+    If the version fails under load, the log says ``undone``, the former champion returns, and training is as before. If
+    the model server is away, the log stands: the server follows it when it comes back, or at the next try.
+
+    :param kfp_run: the run, by which others know whether it still goes.
+    :raises RefusedError: the target cannot come under load, or failed there.
+    :raises ServiceError: a server does not answer.
     """
+    version = _stop_training(name, target, reason=reason, by=by, run_key=run_key, kfp_run=kfp_run)
+    return _load_version(name, version, reason=reason, by=by, run_key=run_key)
+
+
+def _stop_training(name: str, target: str, *, reason: str, by: str, run_key: str, kfp_run: str) -> int:
     models = registry()
     entries = models.log(name)
     begun = history.begun(entries)
@@ -177,15 +190,7 @@ def stop_training(name: str, target: str, *, reason: str, by: str, run_key: str,
     return version
 
 
-def load_version(name: str, version: int, *, reason: str, by: str, run_key: str) -> str:
-    """Second step: pin the version, put it under load, see that it answers, let training go on without deploying.
-
-    If the version itself fails, the log says ``undone``, the former champion returns, and training is as before. If
-    the model server is away, the log stands: the server follows it when it comes back, or at the next try.
-
-    :raises RefusedError: the version may not come under load.
-    :raises ServiceError: the model server does not answer.
-    """
+def _load_version(name: str, version: int, *, reason: str, by: str, run_key: str) -> int:
     models, serving, spec = registry(), ServingClient(), problem(name)
     if not _open(models, name, run_key):
         return _ended(models, name, run_key)
@@ -198,7 +203,7 @@ def load_version(name: str, version: int, *, reason: str, by: str, run_key: str)
         undo(models, serving, name, version, by=by, run_key=run_key, error=error)
         raise
     end(models, name, "train_only", by=by, reason=f"rollback to version {version} is done", run_key=run_key)
-    return f"version {answers}"
+    return answers
 
 
 def undo(
@@ -266,13 +271,13 @@ def _open(models: Registry, name: str, run_key: str) -> history.Begun | None:
     return begun if begun and begun.run_key == run_key else None
 
 
-def _ended(models: Registry, name: str, run_key: str) -> str:
-    """Tell how a rollback ended that a repeated step finds ended."""
+def _ended(models: Registry, name: str, run_key: str) -> int:
+    """Return the version a rollback led to that a repeated run finds ended; :raises RefusedError: it was given up."""
     mine = [e for e in models.log(name) if e.run_key == run_key and e.event in ("rollback", "undone")]
-    if not mine or mine[-1].event == "undone":
+    if not mine or mine[-1].event == "undone" or mine[-1].version is None:
         why = mine[-1].reason if mine else "it was taken over by another"
         raise RefusedError(f"This rollback of {name} was given up: {why}.", "Start another.")
-    return f"version {mine[-1].version}"
+    return mine[-1].version
 
 
 def _obstacles(name: str, version: int, state: State) -> list[str]:
