@@ -14,17 +14,22 @@ from typing import Any
 
 import httpx
 import kfp
+import numpy as np
+import pandas as pd
 import pytest
 from adin import control
+from adin.commands.model import app
 from adin.errors import ConflictError, RefusedError, RunFailedError
-from adin.models import Registry, registry
+from adin.features import repo
+from adin.models import Registry, artifact, registry
 from adin.pipelines import compiled, steps
 from adin.pipelines.client import KfpClient
 from adin.serving.client import ServingClient
 from adin.stack.kfp.attempt import processes
 from kfp import compiler, dsl
 from kfp_server import LocalKfp
-from test_serving import CORNER, MODEL, Server, register, until, url, world
+from test_serving import CORNER, MODEL, SHOP, Server, register, until, url, world
+from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.ml, pytest.mark.flow(14, 21), pytest.mark.filterwarnings("ignore")]
 
@@ -264,6 +269,91 @@ def test_a_killed_freeze_is_made_up_for(models: Registry) -> None:
     assert any("froze" in line for line in control.reconcile(MODEL, actor="test"))
     assert models.state(MODEL).frozen
     assert models.state(MODEL).champion == champion == answers()
+
+
+# -- evidence -------------------------------------------------------------------------------------------------------
+
+
+def planted(folder: Path, end: str) -> Path:
+    """A dataset version as the step ``load`` leaves it: forty days whose bills are the true ones."""
+    rng = np.random.default_rng(5)
+    columns = list(repo.service("shop", "counter").columns)
+    for split, days in (("train", 5), ("validate", 5), ("test", 40)):
+        count = days * 30
+        rows = pd.DataFrame({column: rng.uniform(1, 9, count) for column in columns})
+        rows["takings__orders"] = rng.integers(0, 9, count).astype("int32")
+        rows["takings__cents"] = rng.integers(0, 9, count)
+        rows["prices__level"] = rng.integers(0, 3, count).astype("int32")
+        rows["takings__open"] = rng.random(count) < 0.5
+        rows["takings__keeper"] = rng.choice(["Ann", "Bob"], count)
+        rows["takings__opened_at"] = pd.Timestamp("2013-01-01")
+        for column in ("takings__mean", "prices__bread"):
+            rows[column] = rows[column].astype("float32")
+        rows.loc[rng.random(count) < 0.2, "takings__amount"] = np.nan
+        rows["asked_at"] = pd.Timestamp("2013-11-01", tz="UTC") + pd.to_timedelta(np.arange(count) // 30, unit="D")
+        rows["paid"] = rows["bill__total"] * 2 + rows["takings__amount"].notna() + rng.normal(0, 0.5, count)
+        target = folder / "data" / f"split={split}"
+        target.mkdir(parents=True)
+        rows.to_parquet(target / "part-0.parquet")
+    manifest = {
+        "commit": secrets.token_hex(20),
+        "window": f"2013-01-01T00:00:00Z/{end}T00:00:00Z",
+        "sources": {},
+        "service": "counter",
+        "registry": "definitions-1",
+        "features": columns,
+        "code_version": "test",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def trained(folder: Path, factor: float) -> Path:
+    source = SHOP / "problems" / MODEL / "train.py"
+    artifact.save(artifact.code(source).fit(None, None, {"factor": factor}), source, folder / "model")
+    return folder / "model"
+
+
+def test_the_evidence_of_a_decision_is_kept_with_the_version_and_shown(models: Registry, tmp_path: Path) -> None:
+    wrong = promoted(1.0)  # the champion: bills are twice what it says
+    data, found = planted(tmp_path / "data", "2013-12-11"), tmp_path / "evaluation"
+    model = trained(tmp_path, 2.0)
+    steps.evaluate(MODEL, data, model, found)
+    number = steps.register(MODEL, data, model, found, "evidence", "run")
+    assert steps.gate(found)
+    assert steps.promote(MODEL, number, found, "evidence") == "promoted"
+    assert answers() == number
+
+    kept = models.download(MODEL, number, tmp_path / "kept") / "evidence"
+    predictions = pd.read_parquet(kept / "predictions.parquet")
+    assert list(predictions) == ["day", "label", "challenger", "champion"]
+    assert predictions["day"].nunique() == 40
+    page = (kept / "report.html").read_text()
+    assert page.count("<svg") == 1 and "Gain of mae by day" in page and f"version {wrong}" in page
+    assert "<script" not in page and "http" not in page
+    entry = next(e for e in reversed(models.log(MODEL)) if e.event == "promote")
+    assert entry.evidence["infrastructure"]["replay"]["rows"] == 200
+    assert entry.evidence["infrastructure"]["replay"]["max_difference"] == 0
+    assert "guard" in next(e for e in reversed(models.log(MODEL)) if e.event == "served").evidence
+
+    shown = CliRunner().invoke(app, ["evidence", MODEL, str(number), "--json"], catch_exceptions=False)
+    told = json.loads(shown.stdout)
+    assert (told["outcome"], told["against"]) == ("promoted", wrong)
+    assert told["evidence"]["interval"][0] > 0
+    text = CliRunner().invoke(app, ["evidence", MODEL, str(number), "--save", str(tmp_path / "saved")]).stdout
+    assert "better beyond doubt" in text
+    assert (tmp_path / "saved" / "report.html").read_text() == page
+
+
+def test_a_served_model_that_differs_from_the_evaluated_one_is_held(models: Registry, tmp_path: Path) -> None:
+    champion = promoted(1.0)
+    data, found = planted(tmp_path / "data", "2013-12-12"), tmp_path / "evaluation"
+    steps.evaluate(MODEL, data, trained(tmp_path / "evaluated", 2.0), found)
+    number = steps.register(MODEL, data, trained(tmp_path / "registered", 2.5), found, "differs", "run")
+    outcome = steps.promote(MODEL, number, found, "differs")
+    assert outcome.startswith("held") and "differs from the evaluated one" in outcome
+    assert models.state(MODEL).champion == champion
+    assert "differs" in control.plan(MODEL, str(number)).obstacles[-1]
 
 
 # -- rollback -------------------------------------------------------------------------------------------------------

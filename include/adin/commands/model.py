@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -112,6 +116,42 @@ def history(
         for entry in entries
     ]
     output.table(["entry", "time (UTC)", "event", "version", "champion", "by", "reason"], rows)
+
+
+@app.command("evidence", epilog="Example: adin model evidence flights_delay 3 --save evidence/")
+def evidence(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(help="Version; default the newest.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to write report.html and predictions.parquet to.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Show why a version was promoted, held or rejected; the page with plots and the predictions can be saved."""
+    models = registry()
+    number = version or max(_state(models, model).versions)
+    with TemporaryDirectory() as folder:
+        kept = models.download(model, number, Path(folder)) / "evidence"
+        if not (kept / "evaluation.json").is_file():
+            raise NotFoundError(f"Version {number} of {model} was registered without evidence.")
+        told = jsonlib.loads((kept / "evaluation.json").read_text())
+        if save:
+            shutil.copytree(kept, save, dirs_exist_ok=True)
+    if json:
+        return output.emit(told)
+    facts = told["evidence"]
+    output.facts(
+        {
+            "version": number,
+            "outcome": told["reason"],
+            "compared with": f"version {told['against']}" if told["against"] else "no champion yet",
+            "rows": f"{facts['rows']:,} of {facts['days']} days",
+            "gain": _number(facts["gain"]),
+            "interval": " .. ".join(map(_number, facts["interval"] or [])),
+            "policy": facts["policy_hash"][:12],
+            "saved to": save,
+        }
+    )
+    checks = [("holds" if check["ok"] else "broken", check["name"], check["detail"]) for check in facts["checks"]]
+    output.table(["", "check", "found"], checks)
 
 
 @app.command("freeze", epilog="Example: adin model freeze flights_delay --reason 'holiday week'")

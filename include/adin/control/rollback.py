@@ -285,12 +285,11 @@ def _obstacles(name: str, version: int, state: State) -> list[str]:
     if state.versions[version] in ("registered", "rejected"):
         found.append(f"It is {state.versions[version]}: it was never found good enough.")
     try:
-        ServingClient().check(name, version)
+        return found + swap.unfit(problem(name), ServingClient().check(name, version))
     except AdinError as error:
         if error.retryable:
             raise
-        found.append(str(error))
-    return found
+        return [*found, str(error)]
 
 
 def _minus(one: ModelVersion | None, other: ModelVersion | None) -> list[str]:

@@ -84,6 +84,28 @@ def missing_share(spec: Problem, serving: ServingClient) -> float | None:
         return None
 
 
+def unfit(spec: Problem, found: dict[str, Any]) -> list[str]:
+    """Return why a version that the model server has checked must not come under load; empty if it may.
+
+    :param found: what :meth:`ServingClient.check` returned.
+    """
+    limits = spec.promotion.infrastructure
+    wrong = []
+    if found["bytes"] > limits.max_mb * 1e6:
+        wrong.append(f"its files take {found['bytes'] / 1e6:.0f} MB, allowed {limits.max_mb:g}")
+    replay = found["replay"]
+    if replay is None:
+        return wrong
+    if not replay["max_difference"] <= limits.max_difference:  # NaN is broken too
+        wrong.append(
+            f"the served model differs from the evaluated one by {replay['max_difference']:.3g} on {replay['rows']} "
+            f"replayed rows, allowed {limits.max_difference:g}"
+        )
+    if replay["latency_p95_ms"] > limits.max_latency.total_seconds() * 1000:
+        wrong.append(f"one prediction takes {replay['latency_p95_ms']:.0f} ms")
+    return wrong
+
+
 def guard(spec: Problem, serving: ServingClient, version: int, missing_before: float | None) -> dict[str, Any]:
     """Look at a version just put under load: answers, errors, latency, missing features.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _EVALUATION = "evaluation.json"
 _PREDICTIONS = "predictions.parquet"
+_REPORT = "report.html"
 ACTOR = "pipeline"
 
 
@@ -45,25 +46,41 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     import numpy as np
     import pandas as pd
 
-    from adin.promotion import gate, metrics
+    from adin.promotion import gate, metrics, report
 
     spec = problem(name)
     models = registry()
     champion = models.champion(name)
+    window = Window.from_text(_manifest(data)["window"])
     rows = _split(data, "test")
+    age = None
     if champion:
-        seen, _ = spec.split.bounds(Window.from_text(champion.manifest.window).end)
+        ended = Window.from_text(champion.manifest.window).end
+        seen, _ = spec.split.bounds(ended)
         rows = rows[pd.to_datetime(rows[spec.event_time], utc=True) >= seen]
+        age = window.end - ended
     label = rows[spec.label.column].to_numpy(float)
     frame = _features(rows, data)
-    new = artifact.load(model).predict(frame)
+    new = np.asarray(artifact.load(model).predict(frame), float)
     old = None
     if champion:
         folder = models.download(name, champion.number, evaluation / "champion")
-        old = artifact.load(folder).predict(rows[list(champion.manifest.features)])
+        old = np.asarray(artifact.load(folder).predict(rows[list(champion.manifest.features)]), float)
     days = pd.to_datetime(rows[spec.event_time], utc=True).dt.strftime("%Y-%m-%d").to_numpy()
-    baseline = float(_split(data, "train")[spec.label.column].mean())
-    decision = gate.decide(spec.promotion, label=label, challenger=new, champion=old, days=days, baseline=baseline)
+    sliced = dict.fromkeys(
+        [*spec.promotion.slices, *(each for rail in spec.promotion.guardrails for each in rail.slices)]
+    )
+    decision = gate.decide(
+        spec.promotion,
+        label=label,
+        challenger=new,
+        champion=old,
+        days=days,
+        baseline=float(_split(data, "train")[spec.label.column].mean()),
+        slices={column: rows[column].to_numpy() for column in sliced},
+        champion_age=age,
+        uses=_uses(models, name, window),
+    )
     told: dict[str, Any] = {"test": {"all": metrics.evaluate(spec.task, label, new)}}
     for column in spec.promotion.slices:
         told["test"] |= metrics.by_slice(spec.task, label, new, column, rows[column].to_numpy())
@@ -71,8 +88,12 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     guess = artifact.load(model).predict(_features(validate, data))
     told["validate"] = {"all": metrics.evaluate(spec.task, validate[spec.label.column].to_numpy(float), guess)}
     evaluation.mkdir(parents=True, exist_ok=True)
-    kept = pd.DataFrame({"day": days, "label": label, "challenger": new})
-    (kept.assign(champion=old) if old is not None else kept).to_parquet(evaluation / _PREDICTIONS)
+    kept = {"day": days, "label": label, "challenger": new} | ({} if old is None else {"champion": old})
+    pd.DataFrame(kept).to_parquet(evaluation / _PREDICTIONS)
+    replayed = np.unique(np.linspace(0, len(frame) - 1, spec.promotion.infrastructure.replay_rows).astype(int))
+    frame.assign(**{artifact.REPLAYED: new}).iloc[replayed if len(frame) else []].to_parquet(
+        evaluation / artifact.REPLAY
+    )
     document = {
         "outcome": decision.outcome,
         "reason": decision.reason,
@@ -81,13 +102,19 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
         "signature": {
             "inputs": {column: str(kind) for column, kind in frame.dtypes.items()},
             "output": {
-                "dtype": str(np.asarray(new).dtype),
+                "dtype": str(new.dtype),
                 "kind": "probability" if spec.task == "binary" else "value",
             },
         },
         "evidence": decision.evidence,
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
+    (evaluation / _REPORT).write_text(report.page(name, document, kept))
+
+
+def _uses(models: Registry, name: str, window: Window) -> int:
+    """Return how many versions were judged by the test span of a window before: each answer tells a little of it."""
+    return sum(Window.from_text(found.manifest.window).end == window.end for found in models.versions(name))
 
 
 def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str, kfp_run: str) -> int:
@@ -117,6 +144,8 @@ def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str,
         artifact.CODE: model / artifact.CODE,
         f"evidence/{_EVALUATION}": evaluation / _EVALUATION,
         f"evidence/{_PREDICTIONS}": evaluation / _PREDICTIONS,
+        f"evidence/{_REPORT}": evaluation / _REPORT,
+        artifact.REPLAY: evaluation / artifact.REPLAY,
     }
     version = models.register(name, manifest, files, actor=ACTOR, run_key=run_key)
     verdicts: dict[str, Literal["validate", "reject"]] = {"promoted": "validate", "rejected": "reject"}
@@ -147,7 +176,9 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
     models, serving = registry(), ServingClient()
     told = _evaluation(evaluation)
     _not_undone(name, run_key)
-    serving.check(name, version)
+    found = serving.check(name, version)
+    if broken := swap.unfit(spec, found):
+        return f"held: {'; '.join(broken)}"
     missing = swap.missing_share(spec, serving)
     try:
         models.promote(
@@ -156,7 +187,11 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
             against=told["against"],
             actor=ACTOR,
             reason=told["reason"],
-            evidence={"file": f"evidence/{_EVALUATION}", "policy_hash": told["evidence"]["policy_hash"]},
+            evidence={
+                "file": f"evidence/{_EVALUATION}",
+                "policy_hash": told["evidence"]["policy_hash"],
+                "infrastructure": found,
+            },
             run_key=run_key,
             automatic=True,
         )

@@ -45,7 +45,10 @@ class ServingClient:
         return self._call("POST", f"/v2/repository/models/{name}/load", {"parameters": {"version": version}})
 
     def check(self, name: str, version: int) -> dict[str, Any]:
-        """See that a version loads and answers, without putting it under load."""
+        """See that a version loads, answers, and answers test rows as its evaluation did; nothing comes under load.
+
+        :returns: as :func:`adin.serving.predictor.check`.
+        """
         return self._call("POST", f"/v2/repository/models/{name}/check", {"parameters": {"version": version}})
 
     def status(self, name: str) -> dict[str, Any]:
