@@ -1,13 +1,17 @@
-"""Model versions: list, show, history, pin the champion and lift the pin."""
+"""Model versions: list, show, history, pin the champion, lift the pin, roll back."""
 
 from __future__ import annotations
 
-import getpass
+import json as jsonlib
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from adin.commands import output
+from adin.commands.rollback import rollback
 from adin.errors import NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, registry
 
@@ -114,22 +118,68 @@ def history(
     output.table(["entry", "time (UTC)", "event", "version", "champion", "by", "reason"], rows)
 
 
+@app.command("evidence", epilog="Example: adin model evidence flights_delay 3 --save evidence/")
+def evidence(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(help="Version; default the newest.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to write report.html and predictions.parquet to.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Show why a version was promoted, held or rejected; the page with plots and the predictions can be saved."""
+    models = registry()
+    number = version or max(_state(models, model).versions)
+    with TemporaryDirectory() as folder:
+        kept = models.download(model, number, Path(folder)) / "evidence"
+        if not (kept / "evaluation.json").is_file():
+            raise NotFoundError(f"Version {number} of {model} was registered without evidence.")
+        told = jsonlib.loads((kept / "evaluation.json").read_text())
+        if save:
+            shutil.copytree(kept, save, dirs_exist_ok=True)
+    if json:
+        return output.emit(told)
+    facts = told["evidence"]
+    output.facts(
+        {
+            "version": number,
+            "outcome": told["reason"],
+            "compared with": f"version {told['against']}" if told["against"] else "no champion yet",
+            "rows": f"{facts['rows']:,} of {facts['days']} days",
+            "gain": _number(facts["gain"]),
+            "interval": " .. ".join(map(_number, facts["interval"] or [])),
+            "policy": facts["policy_hash"][:12],
+            "saved to": save,
+        }
+    )
+    checks = [("holds" if check["ok"] else "broken", check["name"], check["detail"]) for check in facts["checks"]]
+    output.table(["", "check", "found"], checks)
+
+
 @app.command("freeze", epilog="Example: adin model freeze flights_delay --reason 'holiday week'")
 def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = False) -> None:
     """Pin the champion: nothing is promoted until the pin is lifted."""
     models = registry()
     if not _state(models, model).frozen:
-        models.append(model, "freeze", actor=_actor(), reason=reason)
+        models.append(model, "freeze", actor=output.actor(), reason=reason)
     _stands(models, model, json)
 
 
 @app.command("unfreeze", epilog="Example: adin model unfreeze flights_delay --reason 'holiday is over'")
-def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.Json = False) -> None:
-    """Lift the pin; the champion stays, and the next training may replace it."""
+def unfreeze(
+    model: Model,
+    reason: Reason = "pin lifted by hand",
+    keep_version: Annotated[bool, typer.Option("--keep-version", help="Only lift the pin.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Lift the pin; after a rollback the champion and the mode before it come back."""
+    from adin import control
+
     models = registry()
-    if _state(models, model).frozen:
-        models.append(model, "unfreeze", actor=_actor(), reason=reason)
+    _state(models, model)
+    control.unfreeze(model, keep_version=keep_version, actor=output.actor(), reason=reason)
     _stands(models, model, json)
+
+
+app.command("rollback")(rollback)
 
 
 def _state(models: Registry, model: str) -> State:
@@ -174,10 +224,3 @@ def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _actor() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"
