@@ -57,10 +57,10 @@ class AirflowApi:
         return self._call("GET", path, params={"deserialize": True})["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """Return the log of one try of a task as text."""
+        """Return the log of one try of a task as text, exceptions by type and message."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         lines = self._call("GET", path, headers={"Accept": "application/json"})["content"]
-        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines)
+        return "\n".join(_line(line) for line in lines)
 
     def wait_for_dag(self, dag_id: str, timeout: float = 120) -> None:
         """Wait until the DAG processor has read a DAG.
@@ -141,6 +141,13 @@ class AirflowApi:
                 f"{dag_id} run {run_id} failed in {failed}.", f"See its log at {self.url}/dags/{dag_id}."
             )
         return run
+
+
+def _line(line: Any) -> str:
+    if not isinstance(line, dict):
+        return str(line)
+    faults = (f"{fault['exc_type']}: {fault['exc_value']}" for fault in line.get("error_detail") or ())
+    return "\n".join([str(line.get("event", line)), *faults])
 
 
 def _name(task: dict[str, Any]) -> str:
