@@ -30,10 +30,10 @@ def main() -> None:
     first = rows["at"].dt.month
     old = module.fit(rows[first <= 3][names], rows[first <= 3]["late"], {"learning_rate": 0.08, "max_iter": 150})
     told = []
-    for month in range(4, 13):
+    for month in range(5, 13):
         output.step(f"month {month}")
         seen, test = rows[first < month], rows[first == month]
-        new = module.fit(seen[names], seen["late"], {"learning_rate": 0.08, "max_iter": 150}) if month > 4 else old
+        new = module.fit(seen[names], seen["late"], {"learning_rate": 0.08, "max_iter": 150})
         told.append(
             (f"2013-{month:02d}", *_judged(policy, test, old.predict(test[names]), new.predict(test[names]), seen))
         )

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ import pandas as pd
 import pytest
 from adin import control
 from adin.commands.model import app
+from adin.connections import connection
 from adin.errors import ConflictError, RefusedError, RunFailedError
 from adin.features import repo
 from adin.models import Registry, artifact, registry
 from adin.pipelines import compiled, steps
 from adin.pipelines.client import KfpClient
 from adin.serving.client import ServingClient
+from adin.settings import ROOT
 from adin.stack.kfp.attempt import processes
 from kfp import compiler, dsl
 from kfp_server import LocalKfp
@@ -508,3 +511,58 @@ def test_whoever_loads_last_has_read_the_last_entry(models: Registry) -> None:
         thread.join()
     state = models.state(MODEL)
     assert answers() == state.champion == state.served
+
+
+# -- Airflow --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def airflow(world: Path, server: Server) -> dict[str, str]:
+    """The environment of an Airflow without servers: a database of its own, and our connections."""
+    home = world / "airflow"
+    found = {name: connection(name) for name in ("amversion", "s3", "kserve", "kfp")}
+    conns = {
+        f"AIRFLOW_CONN_{name.upper()}_DEFAULT": json.dumps(
+            {
+                "conn_type": f"adin_{name}",
+                "host": conn.host,
+                "port": conn.port,
+                "login": conn.login,
+                "password": conn.password,
+                "schema": conn.schema,
+                "extra": dict(conn.extra),
+            }
+        )
+        for name, conn in found.items()
+    }
+    environment = os.environ | conns | {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    environment |= {"AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "ADIN_HOME": str(world / "nowhere")}
+    for key in [key for key in environment if key.startswith("ADIN_CONN_")]:
+        del environment[key]  # tasks must find all they need in Airflow's connections
+    program = ROOT / ".venv" / "bin" / "airflow"
+    subprocess.run([program, "db", "migrate"], env=environment, check=True, capture_output=True)
+    subprocess.run([program, "dags", "reserialize"], env=environment, check=True, capture_output=True)
+    return environment
+
+
+def run_dag(environment: dict[str, str], dag: str, conf: dict[str, Any]) -> str:
+    """Run a DAG task by task in one process, and return what it said."""
+    command = [ROOT / ".venv" / "bin" / "airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_the_dags_of_rollback_and_training_control_do_what_their_forms_say(
+    models: Registry, airflow: dict[str, str]
+) -> None:
+    _, before = champions()
+    run_dag(airflow, f"rollback__{MODEL}", {"to": "version", "version": before, "reason": "from the form"})
+    state = models.state(MODEL)
+    assert (state.champion, state.frozen, state.mode, answers()) == (before, True, "train_only", before)
+    assert next(e for e in reversed(models.log(MODEL)) if e.event == "rollback").reason == "from the form"
+    form = {"problem": MODEL, "action": "resume", "reason": "mended"}
+    run_dag(airflow, "ct_control", form)
+    assert models.state(MODEL).mode == "auto_deploy"
+    run_dag(airflow, "ct_control", {**form, "action": "stop", "in_flight": "cancel"})
+    assert models.state(MODEL).mode == "stopped"
