@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
 
-from adin.airflow.web import charts, stores
+from adin.airflow.web import api, charts, stores
 from adin.airflow.web.access import allowed, may
 from adin.errors import NotFoundError
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
-readable = Depends(allowed("GET"))
+readable, changeable = Depends(allowed("GET")), Depends(allowed("POST"))
+Reason = Annotated[str, Form(min_length=1, max_length=500)]
 EVALUATION = "evidence/evaluation.json"
 
 
@@ -39,10 +40,13 @@ def models(request: Request, user: GetUserDep) -> str:
 @router.get("/models/{model}", dependencies=[readable])
 def model(request: Request, model: str, user: GetUserDep) -> str:
     """Show one model: how it stands, what it was, its versions."""
+    from adin import control
+
     found = stores.models()
     state = found.state(model)
     if not state.seq:
         raise NotFoundError(f"No model {model!r}.")
+    stores.use_control()
     versions = found.versions(model)
     history = found.log(model)
     champions = {entry.aliases["champion"] for entry in history if "champion" in entry.aliases}
@@ -53,6 +57,7 @@ def model(request: Request, model: str, user: GetUserDep) -> str:
         request,
         "model.html",
         state=state,
+        training=control.status(model),
         versions=versions[::-1],
         names=names,
         trends=trends,
@@ -60,6 +65,42 @@ def model(request: Request, model: str, user: GetUserDep) -> str:
         history=found.history(model)[::-1],
         may_change=may("POST", model, user),
     )
+
+
+@router.get("/models/{model}/rollback", dependencies=[readable])
+def plan(request: Request, model: str, user: GetUserDep, to: str = "previous") -> str:
+    """Show what a rollback would change, and ask."""
+    from adin import control
+
+    stores.use_control()
+    return _page(request, "rollback.html", plan=control.plan(model, to), may_change=may("POST", model, user))
+
+
+@router.post("/models/{model}/rollback", dependencies=[changeable])
+def rollback(
+    request: Request, model: str, user: GetUserDep, to: Annotated[str, Form(max_length=40)], reason: Reason
+) -> RedirectResponse:
+    """Start the rollback and show the model, which tells how it goes."""
+    api.rollback(model, api.RollbackRequest(target=to, reason=reason), user)
+    return _back(request, model)
+
+
+@router.post("/models/{model}/{step}", dependencies=[changeable])
+def change(
+    request: Request,
+    model: str,
+    step: Literal["freeze", "unfreeze", "stop", "resume"],
+    user: GetUserDep,
+    reason: Reason,
+) -> RedirectResponse:
+    """Pin, lift the pin, stop or resume training, and show the model."""
+    if step == "stop":
+        api.stop(model, api.StopRequest(reason=reason), user)
+    elif step == "unfreeze":
+        api.unfreeze(model, api.UnfreezeRequest(reason=reason), user)
+    else:
+        {"freeze": api.freeze, "resume": api.resume}[step](model, api.Reasoned(reason=reason), user)
+    return _back(request, model)
 
 
 @router.get("/models/{model}/versions/{version}", dependencies=[readable])
@@ -124,6 +165,10 @@ def dataset(request: Request, model: str, commit: str) -> str:
 def trouble(request: Request, status: int, text: str) -> HTMLResponse:
     """Return the page for an error of ours."""
     return HTMLResponse(_page(request, "trouble.html", text=text), status)
+
+
+def _back(request: Request, model: str) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/models/{model}", 303)
 
 
 def _page(request: Request, template: str, **values: Any) -> str:

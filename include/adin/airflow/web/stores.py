@@ -24,6 +24,11 @@ def _registry(amversion: str, s3: str) -> Registry:
     return registry(Connection.from_uri("amversion", amversion), s3=Connection.from_uri("s3", s3))
 
 
+def use_control() -> None:
+    """Let the control functions of this process use Airflow's connections."""
+    activate("amversion", "s3", "kserve", "kfp")
+
+
 def use_lake() -> None:
     """Let the dataset functions of this process use Airflow's connection."""
     activate("lakefs", "s3")
