@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def stack() -> Iterator[dict[str, Connection]]:
 @pytest.fixture(scope="session")
 def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
     """A bucket and a database of our own, so that no test leaves anything in a user's registry."""
+    with own_registry(stack) as found:
+        yield found
+
+
+@contextmanager
+def own_registry(stack: dict[str, Connection]) -> Iterator[Servers]:
+    """Make a bucket and a database, and drop them in the end."""
     name = f"adin-test-{uuid.uuid4().hex[:12]}"
     client = s3_client(stack["s3"])
     client.make_bucket(name)

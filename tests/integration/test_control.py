@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from adin import control
 from adin.commands.model import app
-from adin.connections import connection
+from adin.connections import Connection, connection
 from adin.errors import ConflictError, RefusedError, RunFailedError
 from adin.features import repo
 from adin.models import Registry, artifact, registry
@@ -31,6 +31,8 @@ from adin.settings import ROOT
 from adin.stack.kfp.attempt import processes
 from kfp import compiler, dsl
 from kfp_server import LocalKfp
+from server_fixtures import own_registry
+from servers import Servers
 from test_serving import CORNER, MODEL, SHOP, Server, register, until, url, world
 from typer.testing import CliRunner
 
@@ -70,6 +72,13 @@ def deploy(problem: str, version: int, folder: str, key: str, awaited: str) -> s
 @dsl.pipeline(name="deploying")
 def deploying(problem: str, dataset: str, version: int, folder: str, key: str, awaited: str) -> None:
     deploy(problem=problem, version=version, folder=folder, key=key, awaited=awaited)
+
+
+@pytest.fixture(scope="module")
+def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
+    """A registry of this module's own: other modules count on being the first."""
+    with own_registry(stack) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from adin.control import history
@@ -51,7 +52,8 @@ def status(name: str) -> Status:
     """
     models = registry()
     state, entries = known(models, name), models.log(name)
-    set_ = next((entry for entry in reversed(entries) if entry.event in ("ct_mode", "rollback", "unfreeze")), None)
+    changes = [entry for before, entry in pairwise(entries) if entry.mode != before.mode]
+    set_ = changes[-1] if changes else None
     begun = history.begun(entries)
     try:
         runs: list[str] | None = [run.name for run in in_flight(name)]

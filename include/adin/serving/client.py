@@ -78,11 +78,12 @@ class ServingClient:
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.TransportError as error:
-            if method != "GET" or again:
+            if again or isinstance(error, httpx.TimeoutException):
                 raise ServiceError(
                     f"The model server at {self._conn.url} does not answer: {error}.", "Is it up?"
                 ) from None
-            # a kept connection may have been closed meanwhile, as after an error of the server's own
+            # a kept connection may have been closed meanwhile, as after an error of the server's own; all that is
+            # asked for here may be asked for twice
             return self._request(method, path, body, again=True)
         if answer.is_error:
             kind = _ERRORS.get(answer.status_code, ServiceError)
