@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from adin.errors import ConfigError, NotFoundError
+from adin.features.feast_import import import_feast
 from adin.problem import duration
 from adin.settings import settings
 from adin.window import Window
@@ -173,6 +174,7 @@ def domain(name: str) -> Domain:
     path = settings().feature_repo / name
     if not (path / "raw.yaml").is_file():
         raise NotFoundError(f"No feature domain {name!r} in {settings().feature_repo}.", f"Known: {domains()}.")
+    import_feast()
     from feast import Entity, FeatureView
 
     spec = yaml.safe_load((path / "raw.yaml").read_text())
@@ -209,9 +211,9 @@ def service(domain_name: str, name: str) -> Service:
 
     :raises NotFoundError: the domain declares no service of that name.
     """
+    found = domain(domain_name)
     from feast import FeatureService, FeatureView
 
-    found = domain(domain_name)
     services = {each.name: each for each in found.feast_objects if isinstance(each, FeatureService)}
     if name not in services:
         raise NotFoundError(f"No FeatureService {name!r} in {found.path}.", f"Known: {', '.join(services) or 'none'}.")

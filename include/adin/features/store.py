@@ -12,6 +12,7 @@ from typing import Any
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, NotFoundError, ServiceError
 from adin.features import codec, repo
+from adin.features.feast_import import import_feast
 from adin.settings import settings
 from adin.window import Window
 
@@ -58,6 +59,7 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
     :raises ConfigError: the connection lacks something.
     """
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="feast")
+    import_feast()
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
