@@ -18,7 +18,7 @@ def import_feast() -> None:
     import typeguard
 
     kept = typeguard.typechecked
-    typeguard.typechecked = _unchecked  # type: ignore[assignment]
+    typeguard.typechecked = _unchecked
     try:
         import feast  # noqa: F401
     finally:
