@@ -20,30 +20,11 @@ from typing import Any
 import pytest
 from adin.connections import Connection
 from adin.errors import AdinError, ConflictError, DataError, NotFoundError, RefusedError, ServiceError
-from adin.models import Registry, registry
+from adin.models import Query, Registry, registry
+from model_facts import facts, files, register, validated
 from servers import Servers, execute, s3_client
 
 pytestmark = pytest.mark.flow(14, 16)
-
-
-def facts(**more: Any) -> dict[str, Any]:
-    return {
-        "dataset": "7a78d0e6" * 5,
-        "window": "2013-01-01T00:00:00Z/2014-01-01T00:00:00Z",
-        "sources": {"flights.origin_2h": {"2013-01-01": "aa", "2013-01-02": "bb"}},
-        "service": "flights_delay",
-        "registry": "c0ffee",
-        "features": ["origin_2h__mean_delay", "distance"],
-        "signature": {
-            "inputs": {"origin_2h__mean_delay": "float64", "distance": "int64"},
-            "output": {"dtype": "float64", "kind": "probability"},
-        },
-        "parameters": {"max_iter": 200},
-        "metrics": {"test": {"all": {"auc": 0.72, "log_loss": 0.5}}},
-        "code_version": "abc123",
-        "kfp_run": "run-1",
-        "owner": "ops-analytics",
-    } | more
 
 
 @pytest.fixture
@@ -53,19 +34,7 @@ def models(edition: Connection, servers: Servers) -> Registry:
 
 @pytest.fixture
 def artefacts(tmp_path: Path) -> dict[str, Path]:
-    (tmp_path / "model.joblib").write_bytes(os.urandom(2000))
-    (tmp_path / "notes.txt").write_text("hello")
-    return {"model.joblib": tmp_path / "model.joblib", "notes.txt": tmp_path / "notes.txt"}
-
-
-def register(models: Registry, model: str, artefacts: dict[str, Path], key: str, **more: Any) -> int:
-    return models.register(model, facts(**more), artefacts, actor="test", run_key=key).number
-
-
-def validated(models: Registry, model: str, artefacts: dict[str, Path], key: str) -> int:
-    number = register(models, model, artefacts, key)
-    models.append(model, "validate", version=number, actor="test", reason="checks passed", run_key=key)
-    return number
+    return files(tmp_path)
 
 
 def at_once(count: int, target: Callable[..., None], *args: Any) -> list[Any]:
@@ -206,7 +175,7 @@ def _killed(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connectio
         queue.join_thread()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(models._store, step, die)
+    setattr(models.store, step, die)
     register(models, model, {"model.joblib": Path(path)}, "run-1")
 
 
@@ -229,11 +198,11 @@ def test_an_entry_whose_reply_got_lost_is_recognised_as_our_own(
     models: Registry, model: str, artefacts: dict[str, Path]
 ) -> None:
     number = register(models, model, artefacts, "run-1")
-    store = models._store
+    store = models.store
     really = store.append
 
-    def lose_reply(entry: Any) -> bool:
-        assert really(entry)
+    def lose_reply(*args: Any) -> bool:
+        assert really(*args)
         return False  # what a repeated request is told
 
     store.append = lose_reply  # type: ignore[method-assign]
@@ -292,15 +261,19 @@ def test_a_manifest_that_lacks_a_required_field_is_refused_and_nothing_is_seen(
     assert model not in models.models()
 
 
+def numbers(models: Registry, model: str, **asked: Any) -> list[int]:
+    return [version.number for version in models.search(Query(model, **asked)).versions]
+
+
 def test_search_finds_by_metric_dataset_and_state(models: Registry, model: str, artefacts: dict[str, Path]) -> None:
     for number, auc in enumerate([0.70, 0.72, None], start=1):
         metrics = {"test": {"all": {"auc": auc}}}
         register(models, model, artefacts, f"run-{number}", metrics=metrics, dataset=f"c{number}" * 10)
     models.append(model, "validate", version=2, actor="test", reason="ok")
-    assert [v.number for v in models.search(model, metrics={"auc": (0.71, None)})] == [2]
-    assert [v.number for v in models.search(model, dataset="c3")] == [3]
-    assert [v.number for v in models.search(model, state="registered")] == [1, 3]
-    assert [v.number for v in models.search(model, metrics={"auc": (None, 1)}, state="registered")] == [1]
+    assert numbers(models, model, metrics={"auc": (0.71, None)}) == [2]
+    assert numbers(models, model, dataset="c3") == [3]
+    assert numbers(models, model, state="registered") == [1, 3]
+    assert numbers(models, model, metrics={"auc": (None, 1)}, state="registered") == [1]
 
 
 def test_a_reader_sees_what_another_process_wrote_after_it_first_looked(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adin.commands import output
-from adin.errors import NotFoundError
+from adin.errors import DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, registry
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,11 +24,11 @@ def list_(
     """List the models, or the versions of one."""
     models = registry()
     if not model:
-        states = [models.state(name) for name in models.models()]
+        each = [_overview(models, name) for name in models.models()]
         if json:
-            return output.emit([_facts_of(state) for state in states])
-        rows = [(s.model, s.champion, len(s.versions), s.mode, "yes" if s.frozen else "no") for s in states]
-        return output.table(["model", "champion", "versions", "training", "frozen"], rows)
+            return output.emit(each)
+        columns = ["model", "champion", "versions", "mode", "frozen", "problem"]
+        return output.table(columns, [[one.get(column) for column in columns] for one in each])
     state = _state(models, model)
     found = models.versions(model)
     if json:
@@ -143,6 +143,13 @@ def _state(models: Registry, model: str) -> State:
 def _stands(models: Registry, model: str, json: bool) -> None:
     facts = _facts_of(models.state(model))
     return output.emit(facts) if json else output.facts(facts)
+
+
+def _overview(models: Registry, name: str) -> dict[str, Any]:
+    try:
+        return _facts_of(models.state(name))
+    except DataError as error:  # the others are listed none the less
+        return {"model": name, "problem": str(error)}
 
 
 def _facts_of(state: State) -> dict[str, Any]:

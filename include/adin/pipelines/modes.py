@@ -7,7 +7,7 @@ from typing import Any
 from adin import datasets
 from adin.datasets.versions import inputs_hash
 from adin.errors import RefusedError
-from adin.models import registry
+from adin.models import Query, registry
 from adin.window import Window
 
 _PIPELINES = {"auto_deploy": "train_and_deploy", "train_only": "train_only"}
@@ -26,7 +26,7 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
         raise RefusedError(f"Training of {name} is {mode}.", f"Resume it with `adin ct resume {name}`.")
     same = datasets.find(name, inputs_hash(name, window))
     if same and not force:
-        trained = models.search(name, dataset=same.commit)
+        trained = models.search(Query(name, dataset=same.commit)).versions
         if trained:
             raise RefusedError(
                 f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}."
