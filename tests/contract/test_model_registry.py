@@ -5,12 +5,11 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ from adin.connections import Connection
 from adin.errors import AdinError, ConflictError, DataError, NotFoundError, RefusedError, ServiceError
 from adin.models import Query, Registry, registry
 from model_facts import facts, files, register, validated
+from processes import at_once
 from servers import Servers, execute, s3_client
 
 pytestmark = pytest.mark.flow(14, 16)
@@ -35,19 +35,6 @@ def models(edition: Connection, servers: Servers) -> Registry:
 @pytest.fixture
 def artefacts(tmp_path: Path) -> dict[str, Path]:
     return files(tmp_path)
-
-
-def at_once(count: int, target: Callable[..., None], *args: Any) -> list[Any]:
-    """Run a function in processes of their own which start at the same moment; return what each put in the queue."""
-    context = multiprocessing.get_context("spawn")
-    queue, barrier = context.Queue(), context.Barrier(count)
-    running = [context.Process(target=target, args=(n, barrier, queue, *args)) for n in range(count)]
-    for process in running:
-        process.start()
-    answers = [queue.get(timeout=120) for _ in running]
-    for process in running:
-        process.join(30)
-    return answers
 
 
 def _registrar(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connection, model: str, path: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ import typer
 from adin.commands import output
 from adin.errors import DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, registry
+from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="Model; a problem's model has the problem's name.")]
@@ -130,6 +133,33 @@ def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.J
     if _state(models, model).frozen:
         models.append(model, "unfreeze", actor=_actor(), reason=reason)
     _stands(models, model, json)
+
+
+@app.command("export", epilog="Example: adin model export models.tar flights_delay")
+def export(
+    bundle: Annotated[Path, typer.Argument(help="File to write.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default all models.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Write models with their logs and files to one file, every hash checked."""
+    _moved(bundles.export_bundle(registry(), bundle, names or ()), json)
+
+
+@app.command("import", epilog="Example: adin model import models.tar")
+def import_(
+    bundle: Annotated[Path, typer.Argument(help="File that `adin model export` wrote.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default all models in it.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Bring models from a bundle into this registry; each is there as a whole or not at all."""
+    _moved(bundles.import_bundle(registry(), bundle, names or ()), json)
+
+
+def _moved(moved: list[bundles.Moved], json: bool) -> None:
+    if json:
+        return output.emit([asdict(each) for each in moved])
+    rows = [(m.model, m.versions, m.entries, m.new, m.files, f"{m.bytes:,}") for m in moved]
+    output.table(["model", "versions", "log entries", "of them new", "files", "bytes"], rows)
 
 
 def _state(models: Registry, model: str) -> State:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from adin.models.log import Entry, VersionState
+from adin.models.log import Entry, VersionState, manifest_digests
 from adin.models.manifest import ModelManifest
 from adin.models.record import Record
 from adin.models.search import Query
@@ -29,8 +29,7 @@ def follow(connection: sa.Connection, records: Sequence[Record], states: Mapping
         head = sa.update(HEADS).where(HEADS.c.model == model, HEADS.c.seq == first - 1).values(seq=last)
     if not connection.execute(head).rowcount:
         return
-    entries = [record for record in records if isinstance(record, Entry) and record.event == "register"]
-    digests = {entry.version or 0: str(entry.evidence["manifest"]) for entry in entries}
+    digests = manifest_digests(record for record in records if isinstance(record, Entry))
     if digests:
         _insert(connection, model, _manifests(connection, model, digests), states)
     if old := [(number, state) for number, state in states.items() if number not in digests]:

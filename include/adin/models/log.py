@@ -148,6 +148,11 @@ def state(model: str, entries: Iterable[Entry], start: State | None = None) -> S
     return now
 
 
+def manifest_digests(entries: Iterable[Entry]) -> dict[int, str]:
+    """Return the hash of each version's manifest, by the version's number."""
+    return {entry.version or 0: str(entry.evidence["manifest"]) for entry in entries if entry.event == "register"}
+
+
 def following(
     now: State,
     event: Event,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, RefusedError
-from adin.models.log import Entry, Event, Mode, State, VersionState, following, state
+from adin.models.log import Entry, Event, Mode, State, VersionState, following, manifest_digests, state
 from adin.models.manifest import NAME, File, ModelManifest
 from adin.models.objects import Bucket
 from adin.models.search import Query
@@ -185,7 +185,7 @@ class Registry:
         stored = {file.sha256: file for version in kept for file in version.manifest.files}
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
             if files:
-                list(pool.map(lambda file: self._fetch(model, file, Path(folder) / file.sha256), stored.values()))
+                list(pool.map(lambda file: self.fetch(model, file, Path(folder) / file.sha256), stored.values()))
         return len(entries)
 
     def download(self, model: str, number: int, target: Path) -> Path:
@@ -197,7 +197,7 @@ class Registry:
         version = self.version(model, number)
         target.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda file: self._fetch(model, file, target / file.name), version.manifest.files))
+            list(pool.map(lambda file: self.fetch(model, file, target / file.name), version.manifest.files))
         (target / MANIFEST).write_bytes(version.manifest.document)
         return target
 
@@ -225,7 +225,7 @@ class Registry:
         facts = {**manifest, "model": model, "run_key": run_key, "created": created, "files": kept}
         checked = ModelManifest.of(facts)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda file: self.bucket.upload(_file_key(model, file), files[file.name]), checked.files))
+            list(pool.map(lambda file: self.bucket.upload(file_key(model, file), files[file.name]), checked.files))
         self.store.put_manifest(model, checked.digest, checked.document)
         for wait in _waits():
             now = self.state(model)
@@ -238,7 +238,7 @@ class Registry:
             entry = following(
                 now, "register", version=number, actor=actor, reason="trained", evidence=evidence, run_key=run_key
             )
-            if self._write([entry], {number: "registered"}):
+            if self.write([entry], {number: "registered"}):
                 return ModelVersion(model, number, checked.digest, checked)
             if found := self._registered(model, run_key):
                 return found
@@ -294,7 +294,7 @@ class Registry:
                 run_key=run_key,
             )
             touched |= set(now.aliases.values())
-            if self._write([entry], {number: now.versions[number] for number in touched if number is not None}):
+            if self.write([entry], {number: now.versions[number] for number in touched if number is not None}):
                 return entry
             time.sleep(wait)
         raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
@@ -390,24 +390,30 @@ class Registry:
                 return None
         return None
 
-    def _write(self, entries: Sequence[Entry], states: Mapping[int, VersionState]) -> bool:
-        """Write entries; a number that is taken may be taken by this very entry, whose reply got lost."""
+    def write(self, entries: Sequence[Entry], states: Mapping[int, VersionState]) -> bool:
+        """Write entries that follow the log as it was read; return False if others came first.
+
+        A number that is taken may be taken by this very entry, whose reply got lost.
+
+        :param states: state of each version the entries touch, after them.
+        """
         if self.store.append(entries, states):
             return True
         found = self.store.documents(entries[0].model, entries[0].seq - 1)
         return bool(found) and Entry.read(found[0]).id == entries[0].id
 
-    def _fetch(self, model: str, file: File, path: Path) -> None:
+    def fetch(self, model: str, file: File, path: Path) -> Path:
+        """Copy one artefact to a path; :raises DataError: its content is not the one that was registered."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         try:
-            self.bucket.download(_file_key(model, file), part)
+            self.bucket.download(file_key(model, file), part)
             if _sha256(part) != file.sha256:
                 raise DataError(
                     f"{file.name} of model {model} is not the file that was registered: its SHA-256 differs.",
                     "Do not open it. Restore the object from a backup.",
                 )
-            part.replace(path)
+            return part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -419,7 +425,7 @@ def _grown(view: _View, documents: Iterable[str]) -> _View:
     return _View(
         (*view.entries, *new),
         state(view.state.model, new, view.state.copy()),
-        view.digests | {entry.version or 0: entry.evidence["manifest"] for entry in registered},
+        view.digests | manifest_digests(new),
         {entry.run_key: entry.version or 0 for entry in registered} | view.runs,
     )
 
@@ -448,7 +454,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file_key(model: str, file: File) -> str:
+def file_key(model: str, file: File) -> str:
+    """Return the key of an artefact in the bucket."""
     return f"{model}/files/{file.sha256}"
 
 
