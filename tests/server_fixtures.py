@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,20 +47,35 @@ def stack() -> Iterator[dict[str, Connection]]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
-    """A bucket and a database of our own, so that no test leaves anything in a user's registry."""
+@contextmanager
+def empty_registry(stack: Mapping[str, Connection], edition: str) -> Iterator[Connection]:
+    """A bucket and, for the database edition, a database, which are removed afterwards."""
     name = f"adin-test-{uuid.uuid4().hex[:12]}"
     client = s3_client(stack["s3"])
     client.make_bucket(name)
+    database = replace(stack["amversion"], schema=name, extra={"bucket": name, "edition": "database"})
     execute(stack["amversion"], f'CREATE DATABASE "{name}"')
     try:
-        yield Servers(stack["s3"], replace(stack["amversion"], schema=name, extra={"bucket": name}), name)
+        yield database if edition == "database" else Connection("amversion", schema=name, extra={"edition": "files"})
     finally:
         execute(stack["amversion"], f'DROP DATABASE "{name}" WITH (FORCE)')
         for entry in list(client.list_objects(name, recursive=True)):
             client.remove_object(name, entry.object_name)
         client.remove_bucket(name)
+
+
+@pytest.fixture
+def empty(stack: dict[str, Connection], edition: Connection) -> Iterator[Connection]:
+    """The connection ``amversion`` of a registry of the edition that nothing was ever written to."""
+    with empty_registry(stack, edition.extra["edition"]) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="session")
+def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
+    """A bucket and a database of our own, so that no test leaves anything in a user's registry."""
+    with empty_registry(stack, "database") as conn:
+        yield Servers(stack["s3"], replace(conn, extra={"bucket": conn.schema}), conn.schema)
 
 
 @pytest.fixture(params=["database", "files"])

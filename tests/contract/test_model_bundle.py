@@ -8,7 +8,6 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from adin.models import Query, Registry, registry
 from adin.models.bundle import export_bundle, import_bundle
 from model_facts import files, register, validated
 from processes import at_once
-from servers import Servers, execute, s3_client
+from server_fixtures import empty_registry
+from servers import Servers, s3_client
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.flow(16)
@@ -32,20 +32,10 @@ def models(edition: Connection, servers: Servers) -> Registry:
 
 
 @pytest.fixture
-def other(edition: Connection, servers: Servers, model: str) -> Iterator[Connection]:
+def other(edition: Connection, stack: dict[str, Connection]) -> Iterator[Connection]:
     """An empty registry of the other edition."""
-    name = f"other-{model.replace('_', '-')}"
-    client = s3_client(servers.s3)
-    client.make_bucket(name)
-    execute(replace(servers.database, schema="postgres"), f'CREATE DATABASE "{name}"')
-    if edition.extra["edition"] == "files":
-        yield replace(servers.database, schema=name, extra={"bucket": name, "edition": "database"})
-    else:
-        yield Connection("amversion", schema=name, extra={"edition": "files"})
-    execute(replace(servers.database, schema="postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
-    for entry in list(client.list_objects(name, recursive=True)):
-        client.remove_object(name, entry.object_name)
-    client.remove_bucket(name)
+    with empty_registry(stack, "files" if edition.extra["edition"] == "database" else "database") as conn:
+        yield conn
 
 
 @pytest.fixture

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from adin.errors import AdinError, ConflictError, DataError, NotFoundError, Refu
 from adin.models import Query, Registry, registry
 from model_facts import facts, files, register, validated
 from processes import at_once
+from s3_proxy import s3_proxy
 from servers import Servers, execute, s3_client
 
 pytestmark = pytest.mark.flow(14, 16)
@@ -281,57 +277,18 @@ def test_an_unknown_version_is_said_to_be_unknown(models: Registry, model: str) 
         models.append(model, "freeze", actor="test", reason="typo")
 
 
-@contextmanager
-def flaky(s3: Connection, failures: int) -> Iterator[tuple[Connection, list[int]]]:
-    """An address of the object store which answers 503 a number of times, and then passes everything on."""
-    left = [failures]
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if left[0] > 0:
-                left[0] -= 1
-                return self.answer(503, b"<Error><Code>SlowDown</Code></Error>", {"Content-Type": "application/xml"})
-            upstream = http.client.HTTPConnection(s3.host, s3.port or 80, timeout=30)
-            upstream.request(self.command, self.path, body, dict(self.headers.items()))
-            found = upstream.getresponse()
-            self.answer(found.status, found.read(), dict(found.getheaders()))
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_any
-
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield replace(s3, host="127.0.0.1", port=server.server_port), left
-    finally:
-        server.shutdown()
-
-
 def test_an_object_store_that_answers_503_for_a_moment_is_asked_again(
     models: Registry, edition: Connection, servers: Servers, model: str, artefacts: dict[str, Path], tmp_path: Path
 ) -> None:
-    with flaky(servers.s3, failures=3) as (s3, left):
+    with s3_proxy(servers.s3) as (s3, faults):
         shaky = registry(edition, s3=s3)
+        faults.unavailable = 3
         assert register(shaky, model, artefacts, "run-1") == 1
-        left[0] = 3
+        assert faults.unavailable == 0
+        faults.unavailable = 3
         shaky.download(model, 1, tmp_path / "got")
         assert shaky.verify(model, files=True) == 1
-    assert left == [0]
+    assert faults.unavailable == 0
     assert models.verify(model, files=True) == 1
 
 

@@ -11,7 +11,7 @@ import typer
 
 from adin.commands import output
 from adin.errors import DataError, NotFoundError
-from adin.models import ModelManifest, ModelVersion, Registry, State, registry
+from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
 from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
@@ -160,6 +160,21 @@ def _moved(moved: list[bundles.Moved], json: bool) -> None:
         return output.emit([asdict(each) for each in moved])
     rows = [(m.model, m.versions, m.entries, m.new, m.files, f"{m.bytes:,}") for m in moved]
     output.table(["model", "versions", "log entries", "of them new", "files", "bytes"], rows)
+
+
+@app.command("doctor", epilog="Example: adin model doctor --no-files")
+def doctor_(
+    files: Annotated[bool, typer.Option(help="Also download every artefact and check its hash.")] = True,
+    json: output.Json = False,
+) -> None:
+    """Race the store, and check every log, manifest and artefact against its hash."""
+    found = doctor.examine(registry(), files=files)
+    if json:
+        output.emit([{"what": each.what, "good": each.good, "problems": each.problems} for each in found])
+    else:
+        output.table(["looked at", "found"], [(each.what, "; ".join(each.problems) or "good") for each in found])
+    if bad := [each.what for each in found if not each.good]:
+        raise DataError(f"The doctor found problems with {', '.join(bad)}.", "Do what each of them says.")
 
 
 def _state(models: Registry, model: str) -> State:

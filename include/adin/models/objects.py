@@ -162,6 +162,11 @@ class Bucket:
 
         return self._call(prefix, found)
 
+    def identity(self) -> str:
+        """Return the bucket, its address, and what the server says it is."""
+        answer = self._call("", lambda: self._client._execute("HEAD", self.name))
+        return f"{self._where}, {answer.headers.get('Server', 'unnamed server')}"
+
     def remove(self, key: str) -> None:
         """Delete an object; that there is none is no error."""
         self._call(key, lambda: self._client.remove_object(self.name, key))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, RefusedError
+from adin.models.doctor import ensure_safe
 from adin.models.log import Entry, Event, Mode, State, VersionState, following, manifest_digests, state
 from adin.models.manifest import NAME, File, ModelManifest
 from adin.models.objects import Bucket
@@ -111,6 +112,7 @@ class Registry:
         self.bucket = bucket
         # entries never change, so those read once are only added to
         self._read: dict[str, _View] = {}
+        self._safe = False
 
     # --- looking
 
@@ -181,6 +183,7 @@ class Registry:
         entries = self.log(model)
         if not entries:
             raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
+        self.store.recheck(model, self._look(model))
         kept = [version for version in self.versions(model) if version.number not in self.state(model).expired]
         stored = {file.sha256: file for version in kept for file in version.manifest.files}
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
@@ -396,7 +399,11 @@ class Registry:
         A number that is taken may be taken by this very entry, whose reply got lost.
 
         :param states: state of each version the entries touch, after them.
+        :raises ConfigError: the store lets two writers win.
         """
+        if not self._safe:
+            ensure_safe(self.store)
+            self._safe = True
         if self.store.append(entries, states):
             return True
         found = self.store.documents(entries[0].model, entries[0].seq - 1)

@@ -80,5 +80,11 @@ class Store(Protocol):
         :param tag: None if there was none.
         """
 
-    def clean(self, name: str) -> None:
-        """Remove the log and the notes of a name that begins with ``.doctor``."""
+    def recheck(self, model: str, known: Known) -> None:
+        """Forget what was derived from a model's log if it differs from it; it is made anew at its next use."""
+
+    def identity(self) -> str:
+        """Return which server of which release keeps the things, and where."""
+
+    def clean(self, prefix: str) -> None:
+        """Remove logs and notes whose names begin with a prefix, which begins with ``.doctor``."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -19,14 +18,14 @@ from sqlalchemy.dialects import postgresql
 
 from adin.connections import Connection
 from adin.errors import ConfigError, NotFoundError, ServiceError
-from adin.models import index
+from adin.models import index, migrations
 from adin.models.log import VersionState
 from adin.models.manifest import ModelManifest
 from adin.models.objects import patiently
 from adin.models.record import Record
 from adin.models.search import Hit, Query
-from adin.models.store import Look
-from adin.models.tables import LOG, MANIFESTS, NOTES
+from adin.models.store import Known, Look
+from adin.models.tables import HEADS, LOG, MANIFESTS, NOTES, VERSIONS
 from adin.settings import settings
 
 T = TypeVar("T")
@@ -135,11 +134,21 @@ class DatabaseStore:
             return self._write(postgresql.insert(NOTES).values(row).on_conflict_do_nothing()) > 0
         return self._write(sa.update(NOTES).where(NOTES.c.key == key, NOTES.c.tag == tag).values(row)) > 0
 
-    def clean(self, name: str) -> None:
-        """Remove the log and the notes of a name that begins with ``.doctor``."""
-        assert name.startswith(".doctor")
-        self._write(sa.delete(LOG).where(LOG.c.model == name))
-        self._write(sa.delete(NOTES).where(NOTES.c.key.startswith(name)))
+    def recheck(self, model: str, known: Known) -> None:
+        """Let a model's rows be made anew by the next search if they differ from its log."""
+        rows = self._rows(sa.select(VERSIONS.c.number, VERSIONS.c.state).where(VERSIONS.c.model == model))
+        if dict(map(tuple, rows)) != dict(known.states):
+            self._write(sa.delete(HEADS).where(HEADS.c.model == model))
+
+    def identity(self) -> str:
+        """Return which server keeps the database."""
+        return f"{self._where}, PostgreSQL {self._rows(sa.text('SHOW server_version'))[0][0]}"
+
+    def clean(self, prefix: str) -> None:
+        """Remove logs and notes whose names begin with a prefix, which begins with ``.doctor``."""
+        assert prefix.startswith(".doctor")
+        self._write(sa.delete(LOG).where(LOG.c.model.startswith(prefix)))
+        self._write(sa.delete(NOTES).where(NOTES.c.key.startswith(prefix)))
 
     def _index(self, model: str, look: Look) -> None:
         """Write what is searched of a model anew from its log."""
@@ -192,12 +201,8 @@ class DatabaseStore:
             if self._ready:
                 return
             from alembic import command
-            from alembic.config import Config
 
             with self._engine.begin() as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-                config = Config()
-                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(migrations.config(connection), "head")
             self._ready = True

@@ -114,11 +114,20 @@ class FileStore:
             return self._bucket.put_new(_note_key(key), content)
         return self._bucket.replace(_note_key(key), content, tag)
 
-    def clean(self, name: str) -> None:
-        """Remove the log and the notes of a name that begins with ``.doctor``."""
-        assert name.startswith(".doctor")
-        keys = self._bucket.keys(f"{name}/") + self._bucket.keys(_note_key(name))
-        _at_once(self._bucket.remove, keys)
+    def recheck(self, model: str, known: Known) -> None:
+        """Delete the copies of a model; they are made anew when many small objects are read."""
+        self._facts.pop(model, None)
+        for key in (_log_copy(model), _facts_copy(model)):
+            self._bucket.remove(key)
+
+    def identity(self) -> str:
+        """Return which server keeps the bucket."""
+        return self._bucket.identity()
+
+    def clean(self, prefix: str) -> None:
+        """Remove logs and notes whose names begin with a prefix, which begins with ``.doctor``."""
+        assert prefix.startswith(".doctor")
+        _at_once(self._bucket.remove, self._bucket.keys(prefix) + self._bucket.keys(f".notes/{prefix}"))
 
     def _facts_of(self, model: str, known: Known) -> dict[str, Facts]:
         """Return what can be searched of a model's versions, by manifest; what was read once is kept."""
