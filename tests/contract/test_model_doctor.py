@@ -41,7 +41,8 @@ def test_a_sound_store_is_found_sound_and_nothing_is_left_of_the_races(
 ) -> None:
     register(models, model, files(tmp_path), "run-1")
     found = examine(models)
-    assert [(each.what.partition(":")[0], each.problems) for each in found] == [("store", []), (f"model {model}", [])]
+    assert [each.what.partition(":")[0] for each in found] == ["store", "access", f"model {model}"]
+    assert all(each.good for each in found)
     assert models.models() == [model]
     bucket = models.bucket.name
     assert list(s3_client(servers.s3).list_objects(bucket, ".doctor", recursive=True)) == []
@@ -161,8 +162,8 @@ def test_the_command_tells_what_is_wrong_and_fails(
 
     version = models.register(model, facts(), files(tmp_path), actor="test", run_key="run-1")
     good = run()
-    assert (good.exit_code, [each["good"] for each in json.loads(good.stdout)]) == (0, [True, True])
+    assert (good.exit_code, [each["good"] for each in json.loads(good.stdout)]) == (0, [True, True, True])
     models.bucket.remove(f"{model}/files/{version.manifest.files[0].sha256}")
     bad = run()
     assert isinstance(bad.exception, DataError)
-    assert [each["good"] for each in json.loads(bad.stdout)] == [True, False]
+    assert [each["good"] for each in json.loads(bad.stdout)] == [True, True, False]

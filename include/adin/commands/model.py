@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from adin.commands import output
+from adin.commands import model_access, output
 from adin.errors import DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
 from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(model_access.app, name="access")
 Model = Annotated[str, typer.Argument(help="Model; a problem's model has the problem's name.")]
 Reason = Annotated[str, typer.Option(help="Why; stands in the log.")]
 
@@ -122,7 +122,7 @@ def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = 
     """Pin the champion: nothing is promoted until the pin is lifted."""
     models = registry()
     if not _state(models, model).frozen:
-        models.append(model, "freeze", actor=_actor(), reason=reason)
+        models.append(model, "freeze", actor=output.actor(), reason=reason)
     _stands(models, model, json)
 
 
@@ -131,7 +131,7 @@ def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.J
     """Lift the pin; the champion stays, and the next training may replace it."""
     models = registry()
     if _state(models, model).frozen:
-        models.append(model, "unfreeze", actor=_actor(), reason=reason)
+        models.append(model, "unfreeze", actor=output.actor(), reason=reason)
     _stands(models, model, json)
 
 
@@ -226,10 +226,3 @@ def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _actor() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -40,3 +41,11 @@ def facts(pairs: Mapping[str, Any]) -> None:
 def step(line: str) -> None:
     """Print one line of progress to stderr."""
     errors.print(f"[dim]·[/] {line}", highlight=False)
+
+
+def actor() -> str:
+    """Return who types, for logs."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from adin.errors import AdinError, ConfigError, ServiceError
+from adin.errors import AdinError, ConfigError, DataError, ServiceError
 from adin.models.log import Entry, State, following
 from adin.models.store import Store
 
@@ -50,8 +50,13 @@ def examine(models: Registry, *, files: bool = True) -> list[Finding]:
 
     :param files: also artefacts, each of which is downloaded.
     """
-    verdict = judge(models.store, rounds=_ROUNDS)
-    found = [Finding(f"store: {models.store.identity()}", verdict)]
+    from adin.models.access import Access
+
+    found = [Finding(f"store: {models.store.identity()}", judge(models.store, rounds=_ROUNDS)), Finding("access")]
+    try:
+        Access(models.store).log()
+    except DataError as error:
+        found[1].problems.append(str(error))
     return found + [Finding(f"model {name}", _wrong(models, name, files)) for name in models.models()]
 
 

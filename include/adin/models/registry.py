@@ -230,7 +230,7 @@ class Registry:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda file: self.bucket.upload(file_key(model, file), files[file.name]), checked.files))
         self.store.put_manifest(model, checked.digest, checked.document)
-        for wait in _waits():
+        for wait in waits():
             now = self.state(model)
             number = now.next_version
             evidence = {
@@ -276,7 +276,7 @@ class Registry:
             raise RefusedError("A version comes with its manifest.", "Use Registry.register.")
         if event == "ct_mode" and mode is None:
             raise RefusedError("The event ct_mode needs a mode.", "Give auto_deploy, train_only or stopped.")
-        for wait in _waits():
+        for wait in waits():
             now = self._known(model)
             if run_key and (found := self._written(model, event, version, run_key, mode)):
                 return found
@@ -322,7 +322,7 @@ class Registry:
         :raises ConflictError: the champion is another by now: compare with that one.
         :raises RefusedError: the model is frozen, its mode forbids it, or the version is in no state for it.
         """
-        for wait in _waits():
+        for wait in waits():
             now = self._known(model)
             if run_key and (found := self._written(model, "promote", version, run_key)):
                 return found
@@ -442,7 +442,7 @@ def _check_name(model: str) -> None:
         raise ConfigError(f"{model!r} is no model name.", "Use lower case letters, digits, _ and -, a letter first.")
 
 
-def _waits() -> Iterable[float]:
+def waits() -> Iterable[float]:
     """Yield the seconds to wait after each try; random, so that writers who met once do not meet again."""
     for attempt in range(_TRIES):
         yield random.uniform(0, min(0.5, 0.01 * 2**attempt))  # noqa: S311 - no secret
