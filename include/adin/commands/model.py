@@ -8,13 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from adin.commands import model_access, output
+from adin.commands import model_access, model_look, output
+from adin.commands.model_look import number
 from adin.errors import DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
 from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(model_access.app, name="access")
+app.command("search", epilog="Example: adin model search --metric 'auc>=0.71' --order -auc")(model_look.search)
+app.command("compare", epilog="Example: adin model compare flights_delay:champion flights_delay:3")(model_look.compare)
+app.command("card", epilog="Example: adin model card flights_delay:champion --html card.html")(model_look.card)
 Model = Annotated[str, typer.Argument(help="Model; a problem's model has the problem's name.")]
 Reason = Annotated[str, typer.Option(help="Why; stands in the log.")]
 
@@ -43,7 +47,7 @@ def list_(
             state.versions[version.number],
             f"{version.manifest.created:%Y-%m-%d %H:%M}",
             version.manifest.dataset[:12],
-            *(_number(_test_metrics(version.manifest).get(name)) for name in names),
+            *(number(_test_metrics(version.manifest).get(name)) for name in names),
         )
         for version in reversed(found)
     ]
@@ -82,7 +86,7 @@ def show(
     sources = [(table, min(days), max(days), len(days)) for table, days in manifest.sources.items() if days]
     output.table(["source", "first partition", "last", "partitions"], sources)
     metrics = [
-        (split, slice_, name, _number(value))
+        (split, slice_, name, number(value))
         for split, slices in manifest.metrics.items()
         for slice_, values in slices.items()
         for name, value in values.items()
@@ -132,6 +136,21 @@ def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.J
     models = registry()
     if _state(models, model).frozen:
         models.append(model, "unfreeze", actor=output.actor(), reason=reason)
+    _stands(models, model, json)
+
+
+@app.command("alias", epilog="Example: adin model alias flights_delay candidate 4")
+def alias(
+    model: Model,
+    name: Annotated[str, typer.Argument(help="Name of your own for a version.")],
+    version: Annotated[int | None, typer.Argument(help="Version; none takes the name away.")] = None,
+    reason: Reason = "named by hand",
+    json: output.Json = False,
+) -> None:
+    """Give a version a name, or take the name away."""
+    models = registry()
+    if _state(models, model).own.get(name) != version:
+        models.append(model, "alias", version=version, alias=name, actor=output.actor(), reason=reason)
     _stands(models, model, json)
 
 
@@ -203,6 +222,7 @@ def _facts_of(state: State) -> dict[str, Any]:
         "champion": state.champion,
         "previous": state.previous,
         "challenger": state.challenger,
+        "aliases": state.own,
         "served": state.served,
         "mode": state.mode,
         "frozen": state.frozen,
@@ -222,7 +242,3 @@ def _version_facts(found: ModelVersion, state: State) -> dict[str, Any]:
 
 def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
     return manifest.metrics.get("test", {}).get("all", {})
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -152,6 +152,19 @@ class Registry:
             raise NotFoundError(f"Model {model} has no version {number}.", f"See `adin model list {model}`.")
         return self._load(model, {number: digest})[0]
 
+    def resolve(self, text: str) -> tuple[str, int]:
+        """Return model and number of ``model:number``, ``model:alias`` or, for the champion, ``model``.
+
+        :raises NotFoundError: there is no such version or alias.
+        """
+        model, _, wanted = text.partition(":")
+        now = self._known(model)
+        number = int(wanted) if wanted.isdecimal() else now.aliases.get(wanted or "champion")
+        if number not in now.versions:
+            known = ", ".join(now.aliases) or "none"
+            raise NotFoundError(f"Model {model} has no version {wanted or 'champion'}.", f"Its aliases: {known}.")
+        return model, int(number or 0)
+
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first; empty for an unknown model."""
         return self._load(model, self._current(model).digests)
