@@ -39,15 +39,16 @@ servers: setup
 	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration; \
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
 
-# The whole line through the scheduler, on the running test stack.
+# The whole line through the scheduler, on an empty test stack.
 acceptance: setup
+	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
 	$(TEST_STACK) .venv/bin/pytest tests/acceptance
 
 # Ours, the stock tool and the limit side by side, on the running stack after `make demo`; one row with ROW=serving.
 bench: setup
-	@.venv/bin/python -W ignore -m bench $(ROW)
+	@$(ADIN) bench $(ROW)
 
 # Tests that prove one flow, on the running stack: make accept FLOW=6
 accept: setup
@@ -56,4 +57,4 @@ accept: setup
 testdoc: environments
 	@.venv/bin/pytest --testdoc; test $$? -eq 5
 
-test: setup lint unit servers
+test: setup lint unit servers acceptance

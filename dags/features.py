@@ -156,7 +156,7 @@ Hive tables {tables}; Redis; the asset `features_{domain}`. A second run over th
 
 ### When it fails
 The failing task names the file, rule or server and the remedy. Nothing half-made is visible; clear the task to go on.
-Backfill: `airflow backfill create --dag-id features__{domain} --from-date 2013-01-01 --to-date 2013-01-03`.
+Backfill: `adin airflow backfill create --dag-id features__{domain} --max-active-runs 1 --from-date .. --to-date ..`.
 """
 
 for each in names():

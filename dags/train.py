@@ -85,7 +85,7 @@ def make(spec: Problem, source: Domain) -> None:
 
         @task(
             outlets=[assets.model(spec.name)],
-            doc_md="Compares the registry's champion with the version that answers. If it fails: `adin model doctor`.",
+            doc_md="Compares the registry's champion with the version that answers. If it fails: `adin ct reconcile`.",
         )
         def check(run: str) -> dict[str, Any]:
             from adin.pipelines import modes
@@ -96,7 +96,7 @@ def make(spec: Problem, source: Domain) -> None:
             if not outcome["agree"]:
                 raise RunFailedError(
                     f"{spec.name}: champion is {outcome['champion']}, under load is {outcome['served']}.",
-                    f"Load it with `adin model doctor {spec.name} --reconcile`.",
+                    f"Mend it with `adin ct reconcile {spec.name}`.",
                 )
             context["outlet_events"][assets.model(spec.name)].extra = outcome
             return outcome

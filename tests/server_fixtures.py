@@ -47,16 +47,22 @@ def stack() -> Iterator[dict[str, Connection]]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
+    """A bucket and a database of our own, so that no test leaves anything in a user's registry."""
+    with own_registry(stack) as found:
+        yield found
+
+
 @contextmanager
-def empty_registry(stack: Mapping[str, Connection], edition: str) -> Iterator[Connection]:
-    """A bucket and, for the database edition, a database, which are removed afterwards."""
+def own_registry(stack: Mapping[str, Connection]) -> Iterator[Servers]:
+    """Make a bucket and a database, and drop them in the end."""
     name = f"adin-test-{uuid.uuid4().hex[:12]}"
     client = s3_client(stack["s3"])
     client.make_bucket(name)
-    database = replace(stack["amversion"], schema=name, extra={"bucket": name, "edition": "database"})
     execute(stack["amversion"], f'CREATE DATABASE "{name}"')
     try:
-        yield database if edition == "database" else Connection("amversion", schema=name, extra={"edition": "files"})
+        yield Servers(stack["s3"], replace(stack["amversion"], schema=name, extra={"bucket": name}), name)
     finally:
         execute(stack["amversion"], f'DROP DATABASE "{name}" WITH (FORCE)')
         for entry in list(client.list_objects(name, recursive=True)):
@@ -64,26 +70,24 @@ def empty_registry(stack: Mapping[str, Connection], edition: str) -> Iterator[Co
         client.remove_bucket(name)
 
 
+def of_edition(found: Servers, edition: str) -> Connection:
+    """Return the connection ``amversion`` of an edition."""
+    if edition == "database":
+        return replace(found.database, extra={**found.database.extra, "edition": "database"})
+    return Connection("amversion", schema=found.bucket, extra={"edition": "files"})
+
+
 @pytest.fixture
 def empty(stack: dict[str, Connection], edition: Connection) -> Iterator[Connection]:
     """The connection ``amversion`` of a registry of the edition that nothing was ever written to."""
-    with empty_registry(stack, edition.extra["edition"]) as conn:
-        yield conn
-
-
-@pytest.fixture(scope="session")
-def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
-    """A bucket and a database of our own, so that no test leaves anything in a user's registry."""
-    with empty_registry(stack, "database") as conn:
-        yield Servers(stack["s3"], replace(conn, extra={"bucket": conn.schema}), conn.schema)
+    with own_registry(stack) as found:
+        yield of_edition(found, edition.extra["edition"])
 
 
 @pytest.fixture(params=["database", "files"])
 def edition(request: pytest.FixtureRequest, servers: Servers) -> Connection:
     """The connection ``amversion`` of each edition."""
-    if request.param == "database":
-        return replace(servers.database, extra={**servers.database.extra, "edition": "database"})
-    return Connection("amversion", schema=servers.bucket, extra={"edition": "files"})
+    return of_edition(servers, request.param)
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from adin.commands.output import errors
 from adin.errors import AdinError
 
 #: Groups and single commands, by the module below adin.commands that holds them.
-_GROUPS = ("stack", "problem", "features", "dataset", "model")
-_COMMANDS = ("predict", "demo")
+_GROUPS = ("stack", "problem", "features", "dataset", "model", "ct")
+_COMMANDS = ("predict", "demo", "bench")
+#: Commands that hand all they are given to another program.
+_PASSED_ON = ("airflow",)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Adin MLOps: from raw data to a model under load.")
 
@@ -25,6 +27,10 @@ def _register() -> None:
     for name in _COMMANDS:
         module = importlib.import_module(f"adin.commands.{name}")
         app.command(name)(getattr(module, name))
+    for name in _PASSED_ON:
+        module = importlib.import_module(f"adin.commands.{name}")
+        options = {"ignore_unknown_options": True, "help_option_names": []}
+        app.command(name, context_settings=options)(getattr(module, name))
 
 
 def main() -> None:

@@ -82,23 +82,95 @@ class Schedule(_Spec):
     on_data: str | None = None
 
 
+class Guard(_Spec):
+    """What the swap itself must show; else the former version returns and the model is frozen.
+
+    :param requests: requests for the example sent to the new version.
+    :param max_errors: largest share of requests, these and users' in ``watch``, that may fail.
+    :param max_latency: the slowest of 20 of these requests may take this long.
+    :param max_more_missing: how much larger the share of feature views without a value may be than it was before.
+    :param watch: how long users' requests are watched after the swap. Default not at all.
+    """
+
+    requests: int = Field(20, ge=1, le=10_000)
+    max_errors: float = Field(0.0, ge=0, lt=1)
+    max_latency: Duration = timedelta(seconds=1)
+    max_more_missing: float = Field(0.0, ge=0, le=1)
+    watch: Duration = timedelta(0)
+
+
+class Refresh(_Spec):
+    """A model that is no better may still replace one that has grown old.
+
+    :param margin: how much worse it may be at most, beyond doubt, in units of the primary metric.
+    :param after: the data of the champion ends this long before the new model's.
+    """
+
+    margin: float = Field(gt=0)
+    after: Duration
+
+
+class Guardrail(_Spec):
+    """What must not get worse, over all rows or in each slice.
+
+    :param metric: any known metric.
+    :param no_worse_than: how much worse is borne, in units of the metric.
+    :param slices: feature columns; each of their values is a slice of its own. Default all rows together.
+    :param min_rows: slices with fewer rows are left out.
+    """
+
+    metric: str
+    no_worse_than: float = Field(ge=0)
+    slices: list[str] = []
+    min_rows: int = Field(500, ge=1)
+
+
+class Infrastructure(_Spec):
+    """What the model server must find before a version comes under load.
+
+    :param replay_rows: test rows whose features go through the online store's encoding and the served model.
+    :param max_difference: largest difference between those predictions and the evaluation's.
+    :param max_latency: longest time for one of these rows in 20, by the model alone.
+    :param max_mb: largest size of the version's files, in 10^6 bytes.
+    """
+
+    replay_rows: int = Field(200, ge=0, le=10_000)
+    max_difference: float = Field(1e-6, ge=0)
+    max_latency: Duration = timedelta(milliseconds=500)
+    max_mb: float = Field(500, gt=0)
+
+
 class Promotion(_Spec):
     """What a new model must show on the test split before it replaces the champion.
 
+    :param version: of this policy; count it up with each change.
     :param primary: metric compared with the champion; lower is better for losses and errors.
     :param min_effect: smallest gain worth a swap, in units of the metric.
     :param absolute: bounds each metric must keep, ``{metric: [low, high]}``; null leaves a side open.
     :param beat_baseline_by: smallest gain over predicting the training mean.
     :param slices: feature columns by whose values the test metrics are also told.
+    :param min_days: fewer days decide nothing; :param min_rows: nor do fewer rows.
+    :param min_positives: nor, for a binary label, fewer rows of either kind.
+    :param correction: for many guardrails: ``holm`` or ``bonferroni``.
+    :param test_set_uses: how many models may be judged by the same test span; then a later window is needed.
     """
 
+    version: int = Field(1, ge=1)
     primary: str
     min_effect: float = Field(0.0, ge=0)
     absolute: dict[str, tuple[float | None, float | None]] = {}
     beat_baseline_by: float = 0.0
     slices: list[str] = []
     min_days: int = Field(10, ge=2)
+    min_rows: int = Field(0, ge=0)
+    min_positives: int = Field(0, ge=0)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    refresh: Refresh | None = None
+    guardrails: list[Guardrail] = []
+    correction: Literal["holm", "bonferroni"] = "holm"
+    infrastructure: Infrastructure = Infrastructure()
+    test_set_uses: int = Field(20, ge=1)
+    guard: Guard = Guard()
 
 
 class Serving(_Spec):
@@ -112,6 +184,17 @@ class Serving(_Spec):
     max_age: dict[str, Duration] = {}
     missing: dict[str, Literal["null", "refuse"]] = {}
     timeout: Duration = timedelta(milliseconds=100)
+
+
+class Rollback(_Spec):
+    """How a rollback from Airflow's UI is done.
+
+    :param approval: somebody must approve the plan first.
+    :param approvers: who may; empty means everybody who may answer the DAG's tasks.
+    """
+
+    approval: bool = False
+    approvers: list[str] = []
 
 
 class Problem(_Spec):
@@ -131,6 +214,7 @@ class Problem(_Spec):
     run: Schedule = Schedule()
     promotion: Promotion
     serving: Serving = Serving()
+    rollback: Rollback = Rollback()
     example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
     path: Path = Field(exclude=True)
 

@@ -15,10 +15,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 
-def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]]) -> None:
-    """Run a job with the arguments it was submitted with; keep its result in HDFS or tell what was wrong."""
+def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]], *, tables: bool = False) -> None:
+    """Run a job with the arguments it was submitted with; keep its result in HDFS or tell what was wrong.
+
+    :param tables: the job names Hive tables. Spark's Hive client takes seconds to load, so only who needs it gets it.
+    """
     arguments = json.loads(sys.argv[1])
-    session = SparkSession.builder.enableHiveSupport().getOrCreate()
+    builder = SparkSession.builder
+    session = (builder.enableHiveSupport() if tables else builder).getOrCreate()
     try:
         result = work(session, arguments) | {
             "key": arguments["key"],

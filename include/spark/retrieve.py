@@ -176,4 +176,4 @@ def _on_demand(rows: DataFrame, service: repo.Service) -> DataFrame:
 
 
 if __name__ == "__main__":
-    job.main(work)
+    job.main(work, tables=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import pytest
 from adin.settings import ROOT
 from adin.stack import control, demo_data
 from adin.stack.airflow_api import AirflowApi
-from adin.stack.services import airflow_environment
 
 YEAR = {"window_start": "2013-01-01T00:00:00Z", "window_end": "2014-01-01T00:00:00Z"}
 
@@ -29,11 +27,12 @@ def line(airflow: AirflowApi) -> Iterator[SimpleNamespace]:
     for dag, conf in (
         ("apply_features", {"domain": "flights"}),
         ("features__flights", YEAR),
-        ("train__flights_delay", YEAR),
     ):
         airflow.start(dag, "acceptance", conf)
         airflow.wait(dag, "acceptance", timeout=2400, progress=print)
-    yield SimpleNamespace(run="acceptance", problem="flights_delay")
+    training = airflow.newest("train__flights_delay")  # new features start it
+    airflow.wait("train__flights_delay", training, timeout=2400, progress=print)
+    yield SimpleNamespace(run=training, problem="flights_delay")
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +40,8 @@ def run_airflow():
     """Run Airflow's own command line against the stack."""
 
     def run(*arguments: str) -> str:
-        environment = {**os.environ, **airflow_environment()}
-        command = [str(ROOT / ".venv" / "bin" / "airflow"), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        command = [str(ROOT / ".venv" / "bin" / "adin"), "airflow", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -171,10 +171,9 @@ def test_a_backfill_by_day_gives_what_one_run_over_the_window_gave(line, airflow
     tables = [view.table for view in repo.domain("flights").views]
     before = {table: hive.partitions(table) for table in tables}
     online = _online()
-    run_airflow(
-        *("backfill", "create", "--dag-id", "features__flights", "--from-date", "2013-03-01", "--to-date", "2013-03-02")
-    )
-    _wait_for_backfill(airflow, 2)
+    days = ("--from-date", "2013-03-01", "--to-date", "2013-03-03")
+    run_airflow("backfill", "create", "--dag-id", "features__flights", *days, "--max-active-runs", "1")
+    _wait_for_backfill(airflow, 3)
     assert {table: hive.partitions(table) for table in tables} == before
     assert _online() == online
 

@@ -17,9 +17,10 @@ from adin.connections import Connection
 from adin.errors import ConflictError, DataError, NotFoundError
 from adin.models import Query, Registry, registry
 from adin.models.bundle import export_bundle, import_bundle
+from adin.models.doctor import ensure_safe
 from model_facts import files, register, validated
 from processes import at_once
-from server_fixtures import empty_registry
+from server_fixtures import of_edition, own_registry
 from servers import Servers, s3_client
 from typer.testing import CliRunner
 
@@ -34,8 +35,8 @@ def models(edition: Connection, servers: Servers) -> Registry:
 @pytest.fixture
 def other(edition: Connection, stack: dict[str, Connection]) -> Iterator[Connection]:
     """An empty registry of the other edition."""
-    with empty_registry(stack, "files" if edition.extra["edition"] == "database" else "database") as conn:
-        yield conn
+    with own_registry(stack) as found:
+        yield of_edition(found, "files" if edition.extra["edition"] == "database" else "database")
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_a_bundle_cut_short_or_flipped_by_one_bit_is_refused(
 def _killed(n: int, barrier: Any, queue: Any, conn: Connection, s3: Connection, args: Any) -> None:
     place, call, bundle = args
     models = registry(conn, s3=s3)
-    models.models()
+    ensure_safe(models.store)
     real, count = getattr(getattr(models, place), call), [0]
 
     def die(*given: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from adin.connections import Connection
 from adin.errors import AdinError, ConflictError, DataError, NotFoundError, RefusedError, ServiceError
 from adin.models import Query, Registry, registry
+from adin.models.doctor import ensure_safe
 from model_facts import facts, files, register, validated
 from processes import at_once
 from s3_proxy import s3_proxy
@@ -150,7 +151,7 @@ def test_an_automatic_promotion_is_refused_while_training_only(
 def _killed(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connection, model: str, args: Any) -> None:
     step, path = args
     models = registry(edition, s3=s3)
-    models.models()
+    ensure_safe(models.store)
 
     def die(*_: Any) -> Any:
         queue.put(os.getpid())

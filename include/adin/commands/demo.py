@@ -30,11 +30,14 @@ def demo(problem: Annotated[str, typer.Argument(help="Problem to run end to end.
     output.step(f"raw data of {spec.domain} into HDFS")
     demo_data.load(spec.domain, progress=output.step)
     airflow = AirflowApi(*control.airflow_login())
-    conf = {"window_start": _START, "window_end": _END}
-    for dag in ("apply_features", f"features__{spec.domain}", f"train__{spec.name}"):
-        run = f"demo__{_START[:10]}_{_END[:10]}"
-        airflow.start(dag, run, {"domain": spec.domain} if dag == "apply_features" else conf)
+    run, year = f"demo__{_START[:10]}_{_END[:10]}", {"window_start": _START, "window_end": _END}
+    for dag, conf in (("apply_features", {"domain": spec.domain}), (f"features__{spec.domain}", year)):
+        airflow.start(dag, run, conf)
         airflow.wait(dag, run, progress=output.step)
+    training = f"train__{spec.name}"
+    if not spec.run.on_data:
+        airflow.start(training, run, year)
+    airflow.wait(training, airflow.newest(training), progress=output.step)
     _summary(spec, time.monotonic() - began)
     output.console.print(control.addresses())
 

@@ -1,15 +1,19 @@
-"""Model versions: list, show, history, pin the champion and lift the pin."""
+"""Model versions: list, show, history, pin the champion, lift the pin, roll back."""
 
 from __future__ import annotations
 
+import json as jsonlib
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from adin.commands import model_access, model_look, output
-from adin.commands.model_look import number
+from adin.commands.model_look import number as _number
+from adin.commands.rollback import rollback
 from adin.errors import DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
 from adin.models import bundle as bundles
@@ -47,7 +51,7 @@ def list_(
             state.versions[version.number],
             f"{version.manifest.created:%Y-%m-%d %H:%M}",
             version.manifest.dataset[:12],
-            *(number(_test_metrics(version.manifest).get(name)) for name in names),
+            *(_number(_test_metrics(version.manifest).get(name)) for name in names),
         )
         for version in reversed(found)
     ]
@@ -86,7 +90,7 @@ def show(
     sources = [(table, min(days), max(days), len(days)) for table, days in manifest.sources.items() if days]
     output.table(["source", "first partition", "last", "partitions"], sources)
     metrics = [
-        (split, slice_, name, number(value))
+        (split, slice_, name, _number(value))
         for split, slices in manifest.metrics.items()
         for slice_, values in slices.items()
         for name, value in values.items()
@@ -121,6 +125,42 @@ def history(
     output.table(["entry", "time (UTC)", "event", "version", "champion", "by", "reason"], rows)
 
 
+@app.command("evidence", epilog="Example: adin model evidence flights_delay 3 --save evidence/")
+def evidence(
+    model: Model,
+    version: Annotated[int | None, typer.Argument(help="Version; default the newest.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to write report.html and predictions.parquet to.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Show why a version was promoted, held or rejected; the page with plots and the predictions can be saved."""
+    models = registry()
+    number = version or max(_state(models, model).versions)
+    with TemporaryDirectory() as folder:
+        kept = models.download(model, number, Path(folder)) / "evidence"
+        if not (kept / "evaluation.json").is_file():
+            raise NotFoundError(f"Version {number} of {model} was registered without evidence.")
+        told = jsonlib.loads((kept / "evaluation.json").read_text())
+        if save:
+            shutil.copytree(kept, save, dirs_exist_ok=True)
+    if json:
+        return output.emit(told)
+    facts = told["evidence"]
+    output.facts(
+        {
+            "version": number,
+            "outcome": told["reason"],
+            "compared with": f"version {told['against']}" if told["against"] else "no champion yet",
+            "rows": f"{facts['rows']:,} of {facts['days']} days",
+            "gain": _number(facts["gain"]),
+            "interval": " .. ".join(map(_number, facts["interval"] or [])),
+            "policy": facts["policy_hash"][:12],
+            "saved to": save,
+        }
+    )
+    checks = [("holds" if check["ok"] else "broken", check["name"], check["detail"]) for check in facts["checks"]]
+    output.table(["", "check", "found"], checks)
+
+
 @app.command("freeze", epilog="Example: adin model freeze flights_delay --reason 'holiday week'")
 def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = False) -> None:
     """Pin the champion: nothing is promoted until the pin is lifted."""
@@ -131,12 +171,22 @@ def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = 
 
 
 @app.command("unfreeze", epilog="Example: adin model unfreeze flights_delay --reason 'holiday is over'")
-def unfreeze(model: Model, reason: Reason = "pin lifted by hand", json: output.Json = False) -> None:
-    """Lift the pin; the champion stays, and the next training may replace it."""
+def unfreeze(
+    model: Model,
+    reason: Reason = "pin lifted by hand",
+    keep_version: Annotated[bool, typer.Option("--keep-version", help="Only lift the pin.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Lift the pin; after a rollback the champion and the mode before it come back."""
+    from adin import control
+
     models = registry()
-    if _state(models, model).frozen:
-        models.append(model, "unfreeze", actor=output.actor(), reason=reason)
+    _state(models, model)
+    control.unfreeze(model, keep_version=keep_version, actor=output.actor(), reason=reason)
     _stands(models, model, json)
+
+
+app.command("rollback")(rollback)
 
 
 @app.command("alias", epilog="Example: adin model alias flights_delay candidate 4")
@@ -184,10 +234,20 @@ def _moved(moved: list[bundles.Moved], json: bool) -> None:
 @app.command("doctor", epilog="Example: adin model doctor --no-files")
 def doctor_(
     files: Annotated[bool, typer.Option(help="Also download every artefact and check its hash.")] = True,
+    reconcile: Annotated[
+        bool, typer.Option(help="Also let serving follow the log where a crash left them apart.")
+    ] = False,
     json: output.Json = False,
 ) -> None:
     """Race the store, and check every log, manifest and artefact against its hash."""
-    found = doctor.examine(registry(), files=files)
+    models = registry()
+    found = doctor.examine(models, files=files)
+    if reconcile:
+        from adin import control
+
+        for name in models.models():
+            for step in control.reconcile(name, actor=output.actor()):
+                output.step(f"{name}: {step}")
     if json:
         output.emit([{"what": each.what, "good": each.good, "problems": each.problems} for each in found])
     else:

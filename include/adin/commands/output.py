@@ -44,7 +44,7 @@ def step(line: str) -> None:
 
 
 def actor() -> str:
-    """Return who types, for logs."""
+    """Return who types, for the log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -23,10 +23,13 @@ def list_(json: output.Json = False) -> None:
 @app.command("check", epilog="Example: adin problem check flights_delay")
 def check(name: str = typer.Argument("", help="One problem; default all."), json: output.Json = False) -> None:
     """Find the mistakes in problem files; exit code 1 if there are any."""
+    from adin.promotion import gate
+
     mistakes: dict[str, str] = {}
     for each in [name] if name else names():
         try:
             spec = problem(each)
+            gate.validate(spec.promotion)
             if not spec.code.is_file():
                 raise ConfigError(f"{spec.code} is missing.", "It must hold fit(train, label, params).")
         except AdinError as error:

@@ -98,7 +98,6 @@ def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection)
         "spark.hadoop.fs.defaultFS": extra["namenode"],
         "spark.hadoop.hive.metastore.uris": extra["metastore"],
         "spark.sql.warehouse.dir": extra["warehouse"],
-        "spark.sql.catalogImplementation": "hive",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # closing a file waits for its last block to be reported, which takes 2 ms; Hadoop first asks after 400

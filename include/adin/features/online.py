@@ -89,14 +89,15 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
     """Load the published partitions of a window into Redis and record the interval in Feast's registry.
 
     :raises NotFoundError: the domain has no such view.
-    :raises DataError: the window has no published partition.
+    :raises DataError: the window has no published partition, and the view is not one that changes on few days.
     """
     from adin.features import hive, repo, store
 
-    found = repo.domain(domain).view(view)
+    spec = repo.domain(domain)
+    found = spec.view(view)
     published = hive.partitions(found.table)
     days = [day for each in window.days if (day := each.isoformat()) in published]
-    if not days:
+    if not days and not spec.static(view):
         raise DataError(
             f"{found.table} has no published partition in {window}.", f"Run features__{domain} for the window first."
         )

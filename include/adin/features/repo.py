@@ -90,6 +90,10 @@ class Domain:
             raise NotFoundError(f"No view {name!r} in {self.path}.", f"Views: {known}.")
         return found
 
+    def static(self, view: str) -> bool:
+        """Tell whether a view reads a table that lands only when it changes: then most days have no partition."""
+        return any(self.raw[table].static for table in self.reads[view])
+
     def sql(self, view: str, window: Window) -> str:
         """Return the view's query for a window."""
         text = (self.path / f"{view}.sql").read_text()

@@ -17,6 +17,8 @@ from typing import Any
 from adin.errors import ConfigError
 
 MODEL, CODE = "model.joblib", "train.py"
+#: Test rows with the evaluation's predictions, in the column REPLAYED; the model server must find the same.
+REPLAY, REPLAYED = "replay.parquet", "_prediction"
 
 
 def code(path: Path) -> ModuleType:

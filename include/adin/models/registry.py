@@ -204,6 +204,19 @@ class Registry:
                 list(pool.map(lambda file: self.fetch(model, file, Path(folder) / file.sha256), stored.values()))
         return len(entries)
 
+    def read(self, model: str, number: int, name: str) -> bytes:
+        """Return the content of one of a version's files, checked; for small files such as evidence.
+
+        :raises NotFoundError: the version has no such file.
+        :raises DataError: its content is not the one that was registered.
+        """
+        files = {file.name: file for file in self.version(model, number).manifest.files}
+        if name not in files:
+            raise NotFoundError(f"Version {number} of {model} has no file {name}.", f"It has: {', '.join(files)}.")
+        with tempfile.TemporaryDirectory() as folder:
+            self.fetch(model, files[name], path := Path(folder) / "file")
+            return path.read_bytes()
+
     def download(self, model: str, number: int, target: Path) -> Path:
         """Copy a version's files into a folder and return it; only open what lies there after this returned.
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +24,17 @@ from adin.settings import settings
 #: Terminal states and whether they are good. Every other state, also one not known here, means: keep looking.
 TERMINAL = {"SUCCEEDED": True, "FAILED": False, "SKIPPED": False, "CANCELED": False}
 
+_GOING = json.dumps(
+    {
+        "predicates": [
+            {
+                "operation": "IN",
+                "key": "state",
+                "stringValues": {"values": ["PENDING", "RUNNING", "PAUSED", "CANCELING"]},
+            }
+        ]
+    }
+)
 _RETRIES = 4
 _RETRIED_STATUS = (429, 502, 503, 504)
 #: Struct carries numbers as doubles.
@@ -66,6 +77,7 @@ class Run:
     created: datetime | None = None
     ended: datetime | None = None
     tasks: tuple[Task, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -189,6 +201,24 @@ class KfpClient:
             **given,
         )
         return _run(page.runs[0]) if page.runs else None
+
+    def unended(self) -> list[Run]:
+        """Return the runs that go, or wait to, newest first."""
+        found: list[Run] = []
+        token = ""
+        while True:
+            page = self._call(
+                self._runs.run_service_list_runs,
+                filter=_GOING,
+                sort_by="created_at desc",
+                page_size=100,
+                page_token=token,
+                **self._namespace(),
+            )
+            found += map(_run, page.runs or [])
+            token = page.next_page_token or ""
+            if not token:
+                return found
 
     def get(self, run_id: str) -> Run:
         """Return a run with its steps.
@@ -456,6 +486,7 @@ def _run(found: Any) -> Run:
         created=found.created_at,
         ended=found.finished_at,
         tasks=tuple(_task(task) for task in tasks),
+        parameters=(found.runtime_config.parameters if found.runtime_config else None) or {},
     )
 
 

@@ -11,10 +11,10 @@ def main() -> None:
     """Write each pipeline's YAML; with ``--check`` only compare, and exit 1 on a difference."""
     from kfp.compiler import Compiler
 
-    from adin.pipelines.training import PIPELINES
+    from adin.pipelines import rollback, training
 
     stale = []
-    for name, pipeline in PIPELINES.items():
+    for name, pipeline in (training.PIPELINES | {"rollback": rollback.rollback}).items():
         target = Path(__file__).with_name(f"{name}.yaml")
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / target.name

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from adin import datasets
 from adin.datasets.versions import inputs_hash
 from adin.errors import RefusedError
-from adin.models import Query, registry
+from adin.models import ModelManifest, Query, registry
+from adin.models.artifact import CODE
+from adin.problem import Problem, problem
 from adin.window import Window
 
 _PIPELINES = {"auto_deploy": "train_and_deploy", "train_only": "train_only"}
@@ -18,7 +21,7 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
 
     :param window: events to learn from.
     :param force: train although nothing changed since a version was trained.
-    :raises RefusedError: training is stopped, or a version was trained from the very same inputs.
+    :raises RefusedError: training is stopped, or a version was trained on the same data, code and parameters.
     """
     models = registry()
     mode = models.state(name).mode
@@ -26,12 +29,21 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
         raise RefusedError(f"Training of {name} is {mode}.", f"Resume it with `adin ct resume {name}`.")
     same = datasets.find(name, inputs_hash(name, window))
     if same and not force:
-        trained = models.search(Query(name, dataset=same.commit)).versions
+        spec, found = problem(name), models.search(Query(name, dataset=same.commit))
+        trained = [each for each in found.versions if _trained_as(spec, each.manifest)]
         if trained:
             raise RefusedError(
-                f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}."
+                f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}, "
+                "by the same code and parameters."
             )
     return _PIPELINES[mode]
+
+
+def _trained_as(spec: Problem, manifest: ModelManifest) -> bool:
+    """Tell whether a version came of the training code and parameters a problem has now."""
+    code = hashlib.sha256(spec.code.read_bytes()).hexdigest()
+    kept = {file.name: file.sha256 for file in manifest.files}
+    return kept.get(CODE) == code and manifest.parameters == spec.train.params
 
 
 def outcome(name: str, kfp_run: str) -> dict[str, Any]:

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
-from adin.errors import DataError, RefusedError, ServiceError
-from adin.models import artifact, registry
+from adin.errors import ConflictError, DataError, RefusedError
+from adin.models import Registry, artifact, registry
 from adin.problem import Problem, problem
 from adin.window import Window
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adin.serving.client import ServingClient
+
 _EVALUATION = "evaluation.json"
 _PREDICTIONS = "predictions.parquet"
+_REPORT = "report.html"
 ACTOR = "pipeline"
 
 
@@ -43,25 +46,40 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     import numpy as np
     import pandas as pd
 
-    from adin.promotion import gate, metrics
+    from adin.promotion import gate, metrics, report
 
     spec = problem(name)
     models = registry()
     champion = models.champion(name)
+    window = Window.from_text(_manifest(data)["window"])
     rows = _split(data, "test")
-    if champion:
-        seen, _ = spec.split.bounds(Window.from_text(champion.manifest.window).end)
-        rows = rows[pd.to_datetime(rows[spec.event_time], utc=True) >= seen]
-    label = rows[spec.label.column].to_numpy(float)
-    frame = _features(rows, data)
-    new = artifact.load(model).predict(frame)
-    old = None
-    if champion:
-        folder = models.download(name, champion.number, evaluation / "champion")
-        old = artifact.load(folder).predict(rows[list(champion.manifest.features)])
+    label, frame = rows[spec.label.column].to_numpy(float), _features(rows, data)
+    new = np.asarray(artifact.load(model).predict(frame), float)
     days = pd.to_datetime(rows[spec.event_time], utc=True).dt.strftime("%Y-%m-%d").to_numpy()
-    baseline = float(_split(data, "train")[spec.label.column].mean())
-    decision = gate.decide(spec.promotion, label=label, challenger=new, champion=old, days=days, baseline=baseline)
+    old, age, unseen = None, None, np.ones(len(rows), bool)
+    if champion:
+        # rows the champion has learned from say nothing about which of the two is better
+        ended = Window.from_text(champion.manifest.window).end
+        learned, _ = spec.split.bounds(ended)
+        unseen = (pd.to_datetime(rows[spec.event_time], utc=True) >= learned).to_numpy()
+        age = window.end - ended
+        folder = models.download(name, champion.number, evaluation / "champion")
+        compared = rows.loc[unseen, list(champion.manifest.features)]
+        old = np.asarray(artifact.load(folder).predict(compared), float) if unseen.any() else np.empty(0)
+    sliced = dict.fromkeys(
+        [*spec.promotion.slices, *(each for rail in spec.promotion.guardrails for each in rail.slices)]
+    )
+    decision = gate.decide(
+        spec.promotion,
+        label=label[unseen],
+        challenger=new[unseen],
+        champion=old,
+        days=days[unseen],
+        baseline=float(_split(data, "train")[spec.label.column].mean()),
+        slices={column: rows[column].to_numpy()[unseen] for column in sliced},
+        champion_age=age,
+        uses=_uses(models, name, window),
+    )
     told: dict[str, Any] = {"test": {"all": metrics.evaluate(spec.task, label, new)}}
     for column in spec.promotion.slices:
         told["test"] |= metrics.by_slice(spec.task, label, new, column, rows[column].to_numpy())
@@ -69,8 +87,13 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     guess = artifact.load(model).predict(_features(validate, data))
     told["validate"] = {"all": metrics.evaluate(spec.task, validate[spec.label.column].to_numpy(float), guess)}
     evaluation.mkdir(parents=True, exist_ok=True)
-    kept = pd.DataFrame({"day": days, "label": label, "challenger": new})
-    (kept.assign(champion=old) if old is not None else kept).to_parquet(evaluation / _PREDICTIONS)
+    kept = {"day": days[unseen], "label": label[unseen], "challenger": new[unseen]}
+    kept |= {} if old is None else {"champion": old}
+    pd.DataFrame(kept).to_parquet(evaluation / _PREDICTIONS)
+    replayed = np.unique(np.linspace(0, len(frame) - 1, spec.promotion.infrastructure.replay_rows).astype(int))
+    frame.assign(**{artifact.REPLAYED: new}).iloc[replayed if len(frame) else []].to_parquet(
+        evaluation / artifact.REPLAY
+    )
     document = {
         "outcome": decision.outcome,
         "reason": decision.reason,
@@ -79,13 +102,19 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
         "signature": {
             "inputs": {column: str(kind) for column, kind in frame.dtypes.items()},
             "output": {
-                "dtype": str(np.asarray(new).dtype),
+                "dtype": str(new.dtype),
                 "kind": "probability" if spec.task == "binary" else "value",
             },
         },
         "evidence": decision.evidence,
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
+    (evaluation / _REPORT).write_text(report.page(name, document, kept))
+
+
+def _uses(models: Registry, name: str, window: Window) -> int:
+    """Return how many versions were judged by the test span of a window before: each answer tells a little of it."""
+    return sum(Window.from_text(found.manifest.window).end == window.end for found in models.versions(name))
 
 
 def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str, kfp_run: str) -> int:
@@ -115,6 +144,8 @@ def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str,
         artifact.CODE: model / artifact.CODE,
         f"evidence/{_EVALUATION}": evaluation / _EVALUATION,
         f"evidence/{_PREDICTIONS}": evaluation / _PREDICTIONS,
+        f"evidence/{_REPORT}": evaluation / _REPORT,
+        artifact.REPLAY: evaluation / artifact.REPLAY,
     }
     version = models.register(name, manifest, files, actor=ACTOR, run_key=run_key)
     verdicts: dict[str, Literal["validate", "reject"]] = {"promoted": "validate", "rejected": "reject"}
@@ -131,17 +162,24 @@ def gate(evaluation: Path) -> bool:
 
 
 def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
-    """Put a version under load: does it load, log entry, swap, probe, log ``served``. Returns how it ended.
+    """Put a version under load: does it load, log entry, swap, guard, log ``served``. Returns how it ended.
 
     Mode and freeze are read again by the log entry itself, just before serving is touched. If the swap fails the log
-    says ``undone`` and the former version goes on.
+    says ``undone``, the former version returns, and the model is frozen: the next training must not try the same.
+
+    :returns: ``promoted``, ``held: why``, or ``superseded: why`` if the champion is no longer the one compared with.
     """
+    from adin.control import swap
     from adin.serving.client import ServingClient
 
     spec = problem(name)
     models, serving = registry(), ServingClient()
     told = _evaluation(evaluation)
-    serving.check(name, version)
+    _not_undone(name, run_key)
+    found = serving.check(name, version)
+    if broken := swap.unfit(spec, found):
+        return f"held: {'; '.join(broken)}"
+    missing = swap.missing_share(spec, serving)
     try:
         models.promote(
             name,
@@ -149,31 +187,63 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
             against=told["against"],
             actor=ACTOR,
             reason=told["reason"],
-            evidence={"file": f"evidence/{_EVALUATION}", "policy_hash": told["evidence"]["policy_hash"]},
+            evidence={
+                "file": f"evidence/{_EVALUATION}",
+                "policy_hash": told["evidence"]["policy_hash"],
+                "infrastructure": found,
+            },
             run_key=run_key,
             automatic=True,
         )
     except RefusedError as refusal:
         return f"held: {refusal}"
+    except ConflictError as conflict:
+        return f"superseded: {conflict}"
     try:
-        serving.load(name, version)
-        _probe(spec, serving, version)
+        loaded = swap.follow(
+            spec,
+            models,
+            serving,
+            actor=ACTOR,
+            run_key=run_key,
+            guard=lambda number: swap.guard(spec, serving, number, missing) if number == version else {},
+        )
     except Exception as error:
-        reason = f"the swap failed: {str(error)[:300]}"
-        models.append(name, "undone", version=version, actor=ACTOR, reason=reason, run_key=run_key)
-        if told["against"] is not None:
-            serving.load(name, told["against"])
+        _undo(spec, models, serving, version, told["against"], run_key, error)
         raise
-    if models.state(name).served != version:
-        models.append(name, "served", version=version, actor=ACTOR, reason="it answers", run_key=run_key)
-    return "promoted"
+    return "promoted" if loaded == version else f"superseded: version {loaded} came in between"
 
 
-def _probe(spec: Problem, serving: Any, version: int) -> None:
-    """Ask the example of the problem and see that the new version answers."""
-    answer = serving.predict(spec.name, [spec.example])
-    if int(answer["model_version"]) != version:
-        raise ServiceError(f"{spec.name}: version {answer['model_version']} answers, not {version}.")
+def _undo(
+    spec: Problem,
+    models: Registry,
+    serving: ServingClient,
+    version: int,
+    former: int | None,
+    run_key: str,
+    error: Exception,
+) -> None:
+    """Bring the former version back and freeze the model; a change by somebody else meanwhile stands."""
+    from adin.control import swap
+
+    if models.state(spec.name).champion == version:
+        reason = f"the swap failed: {str(error)[:300]}"
+        evidence = {"freeze": former is not None}
+        models.append(
+            spec.name, "undone", version=version, actor=ACTOR, reason=reason, evidence=evidence, run_key=run_key
+        )
+        if former is not None:
+            reason = f"version {version} failed under load and must not be promoted again"
+            models.append(spec.name, "freeze", actor=ACTOR, reason=reason, run_key=run_key)
+    if models.state(spec.name).champion is not None:
+        swap.follow(spec, models, serving, actor=ACTOR, reason="the former version is back", run_key=run_key)
+
+
+def _not_undone(name: str, run_key: str) -> None:
+    """Refuse a second try of a promotion whose swap failed and froze the model: the run has failed."""
+    mine = [entry for entry in registry().log(name) if entry.run_key == run_key and entry.event == "undone"]
+    if mine and mine[-1].evidence.get("freeze"):
+        raise RefusedError(f"{name}: {mine[-1].reason}", f"Mend the cause, then `adin model unfreeze {name}`.")
 
 
 def _split(data: Path, split: str) -> pd.DataFrame:

@@ -1,27 +1,28 @@
 """Whether a challenger may replace the champion: a decision with its reasons, from predictions alone.
 
 The unit of evidence is the day, never the row: the flights of one day share weather and crowds, and a test that
-takes them for independent is "sure" of differences which are only a bad week. Losses are summed per day and days
-are drawn with replacement.
+takes them for independent is "sure" of differences which are only a bad week.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
 
 from adin.errors import ConfigError
 from adin.models.manifest import jsonable
-from adin.problem import Promotion
-from adin.promotion.metrics import ROWS, Array, metric
+from adin.problem import Guardrail, Promotion
+from adin.promotion.metrics import HIGHER, ROWS, Array, auc_rows, metric
+from adin.promotion.statistics import adjusted, by_day, gain_interval, worse_p
 from adin.run_key import content_hash
 
 Outcome = Literal["promoted", "held", "rejected", "invalid"]
 
-DRAWS = 2000
-SEED = 20130101
+__all__ = ["Check", "Decision", "Outcome", "by_day", "decide", "gain_interval", "validate"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,25 @@ class Decision:
         return f"{self.outcome}: " + "; ".join(f"{check.name}: {check.detail}" for check in failed or self.checks[-1:])
 
 
+def validate(policy: Promotion) -> None:
+    """Check what the form of a policy cannot: that its metrics exist and can be compared.
+
+    :raises ConfigError: names the metric and the known ones.
+    """
+    if policy.primary not in ROWS:
+        raise ConfigError(
+            f"promotion.primary is {policy.primary!r}, which cannot be compared by day.",
+            f"Write one of {', '.join(ROWS)}; others can be bounded under promotion.absolute.",
+        )
+    for name in policy.absolute:
+        metric(name)
+    if wrong := [rail.metric for rail in policy.guardrails if rail.metric not in {*ROWS, "auc"}]:
+        raise ConfigError(
+            f"promotion.guardrails: {', '.join(wrong)} cannot be compared by day.",
+            f"Write one of {', '.join([*ROWS, 'auc'])}.",
+        )
+
+
 def decide(
     policy: Promotion,
     *,
@@ -71,23 +91,28 @@ def decide(
     champion: Array | None,
     days: Array,
     baseline: Array | float,
+    slices: Mapping[str, Array] | None = None,
+    champion_age: timedelta | None = None,
+    uses: int = 0,
 ) -> Decision:
     """Decide from the predictions of both models for the same rows.
 
     A first model must keep the absolute bounds and beat the baseline. A later one must also be better than the
-    champion beyond doubt: the interval of the gain lies above zero and the gain is worth a swap. Doubt means hold.
+    champion beyond doubt: the interval of the gain lies above zero and the gain is worth a swap. Where the champion
+    is old and the policy has ``refresh``, being no worse beyond doubt is enough. No guardrail may be broken: a metric
+    over all rows keeps its margin; a slice is not worse by more than its margin beyond doubt, the number of guardrails
+    being allowed for. Doubt, and what cannot be computed, means hold.
 
     :param label: the truth; all arrays hold one value a row.
     :param champion: predictions of the champion, None if there is none.
     :param days: day of each row, of any kind that can be compared.
     :param baseline: prediction without a model, such as the training mean.
+    :param slices: values of the columns which guardrails name.
+    :param champion_age: how long before the challenger's the champion's data ends.
+    :param uses: models already judged by this test span.
     :raises ConfigError: the policy names an unknown metric, or compares by one that is no loss.
     """
-    if policy.primary not in ROWS:
-        raise ConfigError(
-            f"promotion.primary is {policy.primary!r}, which cannot be compared by day.",
-            f"Write one of {', '.join(ROWS)}; others can be bounded under promotion.absolute.",
-        )
+    validate(policy)
     wanted = {name: metric(name) for name in dict.fromkeys([policy.primary, *policy.absolute])}
     predictions = {"challenger": challenger, "champion": champion, "baseline": baseline}
     given = {name: _floats(value, len(label)) for name, value in predictions.items() if value is not None}
@@ -95,66 +120,100 @@ def decide(
     if broken := _broken(truth, given, days):
         return _decision(policy, [broken], {}, days)
     values = {name: {m: of(truth, p) for m, of in wanted.items()} for name, p in given.items()}
-    checks = _bounds(policy, values["challenger"])
+    checks = _enough(policy, truth, uses) + _bounds(policy, values["challenger"])
     lead = values["baseline"][policy.primary] - values["challenger"][policy.primary]
     need = policy.beat_baseline_by
     checks.append(Check("baseline", lead >= need, f"better by {lead:.4g}, needed {need:.4g}", "rejected"))
     if champion is None:
         return _decision(policy, checks, values, days)
-    loss = ROWS[policy.primary]
-    sums = by_day(loss(truth, given["champion"]), loss(truth, given["challenger"]), days)
+    sums = _sums(policy.primary, truth, given["champion"], given["challenger"], days)
     gain, interval = gain_interval(sums, root=policy.primary == "rmse", confidence=policy.confidence)
-    checks += _comparison(policy, len(sums), gain, interval)
-    return _decision(policy, checks, values, days, gain, interval)
+    checks += _comparison(policy, len(sums), gain, interval, champion_age)
+    rails = _guardrails(policy, truth, given, np.asarray(days), slices or {})
+    return _decision(policy, [*checks, *(rail.check(policy) for rail in rails)], values, days, gain, interval, rails)
 
 
-def by_day(champion: Array, challenger: Array, days: Array) -> Array:
-    """Return sums per day, shape ``(days, 3)``: loss of the champion, of the challenger, rows."""
-    _, place = np.unique(np.asarray(days), return_inverse=True)
-    return np.stack([np.bincount(place, weights) for weights in (champion, challenger, np.ones(len(place)))], axis=1)
+@dataclass(frozen=True)
+class _Rail:
+    """One guardrail, measured: how much worse the challenger is, and how likely that is by chance."""
+
+    name: str
+    rail: Guardrail
+    rows: int
+    worse_by: float
+    p: float
+
+    def check(self, policy: Promotion) -> Check:
+        """Return whether it holds."""
+        detail = f"worse by {self.worse_by:.4g}, borne {self.rail.no_worse_than:.4g}, p {self.p:.3g} corrected"
+        if not np.isfinite(self.worse_by):
+            return Check(self.name, False, "not defined on these rows", "held")
+        over = self.worse_by > self.rail.no_worse_than
+        sure = self.p < 1 - policy.confidence
+        if over and sure:
+            return Check(self.name, False, detail, "rejected")
+        # a slice is small: what may be chance does not stop it; over all rows the margin is kept as it is
+        return Check(self.name, not over or bool(self.rail.slices), detail, "held")
 
 
-def gain_interval(
-    sums: Array, *, root: bool = False, confidence: float = 0.95, draws: int = DRAWS, seed: int = SEED
-) -> tuple[float, tuple[float, float]]:
-    """Return the gain of the challenger and its confidence interval by a studentised bootstrap over days.
-
-    Studentised, because the plain percentiles are too sure of themselves with few days.
-
-    :param sums: as :func:`by_day` gives them.
-    :param root: the metric is the root of the mean loss.
-    :param draws: how often the days are drawn.
-    """
-    count = len(sums)
-    gain, error = (value[0] for value in _gains(np.ones((1, count)), sums, root))
-    if count < 2 or not error > 0:
-        return float(gain), (float(gain), float(gain)) if count > 1 else (float("-inf"), float("inf"))
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    drawn, errors = _gains(weights.astype(float), sums, root)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = (drawn - gain) / errors
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(t[np.isfinite(t)], [1 - tail, tail])
-    return float(gain), (float(gain - low * error), float(gain - high * error))
+def _guardrails(
+    policy: Promotion, label: Array, given: Mapping[str, Array], days: Array, slices: Mapping[str, Array]
+) -> list[_Rail]:
+    measured = [
+        (name, rail, int(rows.sum()), *_worse(rail.metric, label[rows], given, rows, days[rows]))
+        for rail in policy.guardrails
+        for name, rows in _parts(rail, len(label), slices)
+    ]
+    corrected = adjusted([p for *_, p in measured], policy.correction)
+    return [
+        _Rail(name, rail, rows, worse, p) for (name, rail, rows, worse, _), p in zip(measured, corrected, strict=True)
+    ]
 
 
-def _gains(weights: Array, sums: Array, root: bool) -> tuple[Array, Array]:
-    """Return gain and standard error of each draw, by linearising the gain in the sums of a day."""
-    old, new, rows = (weights @ sums).T
-    mean_old, mean_new = old / rows, new / rows
-    if root:
-        root_old, root_new = np.sqrt(mean_old), np.sqrt(mean_new)
-        gain = root_old - root_new
-        slopes = np.stack([0.5 / root_old, -0.5 / root_new, -0.5 * gain])
-    else:
-        gain = mean_old - mean_new
-        slopes = np.stack([np.ones_like(gain), -np.ones_like(gain), -gain])
-    # sum over days of weight x (slopes . sums)^2, with the products of sums weighted once
-    products = np.einsum("di,dj->dij", sums, sums).reshape(len(sums), 9)
-    moments = (weights @ products).reshape(-1, 3, 3)
-    squares = np.einsum("in,nij,jn->n", slopes, moments, slopes)
-    count = len(sums)
-    return gain, np.sqrt(np.maximum(squares, 0) * count / max(count - 1, 1)) / rows
+def _parts(rail: Guardrail, count: int, slices: Mapping[str, Array]) -> list[tuple[str, Array]]:
+    """Return the rows a guardrail looks at, by name."""
+    if not rail.slices:
+        return [(rail.metric, np.ones(count, bool))]
+    found = []
+    for column in rail.slices:
+        if column not in slices:
+            raise ConfigError(f"promotion.guardrails: there is no column {column!r}.", "Name a feature of the service.")
+        names, place = np.unique(np.asarray([str(value) for value in slices[column]]), return_inverse=True)
+        parts = [(f"{rail.metric} of {column}={name}", place == n) for n, name in enumerate(names)]
+        found += [(name, rows) for name, rows in parts if rows.sum() >= rail.min_rows]
+    return found
+
+
+def _worse(name: str, label: Array, given: Mapping[str, Array], rows: Array, days: Array) -> tuple[float, float]:
+    """Return by how much the challenger is worse, and how likely that much is if it is no worse."""
+    sums = _sums(name, label, given["champion"][rows], given["challenger"][rows], days)
+    if not np.isfinite(sums).all():
+        return float("nan"), 1.0
+    gain, p = worse_p(sums, root=name == "rmse")
+    return -gain, p
+
+
+def _sums(name: str, label: Array, champion: Array, challenger: Array, days: Array) -> Array:
+    rows = auc_rows if name in HIGHER else ROWS[name]
+    return by_day(rows(label, champion), rows(label, challenger), days)
+
+
+def _enough(policy: Promotion, label: Array, uses: int) -> list[Check]:
+    checks = [
+        Check(
+            "test set",
+            uses < policy.test_set_uses,
+            f"{uses} models were judged by this span before, allowed {policy.test_set_uses}",
+            "held",
+        ),
+        Check("rows", len(label) >= policy.min_rows, f"{len(label)}, needed {policy.min_rows}", "held"),
+    ]
+    if policy.min_positives:
+        fewer = int(min((label > 0.5).sum(), (label <= 0.5).sum()))
+        checks.append(
+            Check("both labels", fewer >= policy.min_positives, f"{fewer}, needed {policy.min_positives}", "held")
+        )
+    return checks
 
 
 def _floats(value: Any, rows: int) -> Array:
@@ -165,7 +224,7 @@ def _floats(value: Any, rows: int) -> Array:
 def _broken(label: Array, given: dict[str, Array], days: Array) -> Check | None:
     """Return what makes the evidence worthless, None if it is sound."""
     if not len(label):
-        return Check("rows", False, "there are none", "invalid")
+        return Check("rows", False, "none is left to compare on", "invalid")
     for name, values in {"label": label, "days": days, **given}.items():
         if len(values) != len(label):
             return Check("rows", False, f"{len(values)} of {name} for {len(label)} labels", "invalid")
@@ -188,15 +247,25 @@ def _bounds(policy: Promotion, values: dict[str, float]) -> list[Check]:
     return checks
 
 
-def _comparison(policy: Promotion, days: int, gain: float, interval: tuple[float, float]) -> list[Check]:
+def _comparison(
+    policy: Promotion, days: int, gain: float, interval: tuple[float, float], champion_age: timedelta | None
+) -> list[Check]:
     low, high = interval
     text = f"gain {gain:.4f}, {policy.confidence:.0%} interval {low:.4f} .. {high:.4f}"
-    return [
+    checks = [
         Check("days", days >= policy.min_days, f"{days}, needed {policy.min_days}", "held"),
         Check("not worse", days < policy.min_days or not high < 0, text, "rejected"),
+    ]
+    better = [
         Check("worth a swap", gain >= policy.min_effect, f"gain {gain:.4f}, needed {policy.min_effect:.4g}", "held"),
         Check("better beyond doubt", bool(low > 0), text, "held"),
     ]
+    old = policy.refresh is not None and champion_age is not None and champion_age >= policy.refresh.after
+    if policy.refresh and old and not all(check.ok for check in better):
+        margin = policy.refresh.margin
+        told = f"{text}; the champion's data is {champion_age} older, borne loss {margin:.4g}"
+        better = [Check("refresh: no worse beyond doubt", bool(low > -margin), told, "held")]
+    return checks + better
 
 
 def _decision(
@@ -206,6 +275,7 @@ def _decision(
     days: Array,
     gain: float | None = None,
     interval: tuple[float, float] | None = None,
+    rails: list[_Rail] | None = None,
 ) -> Decision:
     failed = {check.otherwise for check in checks if not check.ok}
     severest: tuple[Outcome, ...] = ("invalid", "rejected", "held")
@@ -214,14 +284,18 @@ def _decision(
     evidence = {
         "policy": spec,
         "policy_hash": content_hash(spec),
+        "policy_version": policy.version,
         "unit": "day",
         "rows": len(days),
         "days": len(np.unique(np.asarray(days))),
-        "method": {"name": "studentised bootstrap over days", "draws": DRAWS, "seed": SEED},
+        "method": "Student's t over days",
         "outcome": outcome,
         "metrics": values,
         "gain": gain,
         "interval": interval,
+        "guardrails": [
+            {"name": rail.name, "rows": rail.rows, "worse_by": rail.worse_by, "p": rail.p} for rail in rails or []
+        ],
         "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks],
     }
     return Decision(outcome, tuple(checks), values, gain, interval, jsonable(evidence))

@@ -70,13 +70,52 @@ def auc(label: Array, prediction: Array) -> float:
     return float((rank[place][positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
+def auc_rows(label: Array, prediction: Array) -> Array:
+    """Return a loss of each row whose mean is 1 - AUC and whose spread is that of the AUC (DeLong's components).
+
+    NaN without both kinds of rows.
+    """
+    positive = np.asarray(label) > 0.5
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return np.full(len(positive), np.nan)
+    below, beside = _ranks(prediction[positive], prediction[~positive])
+    above, level = _ranks(-prediction[~positive], -prediction[positive])
+    share = np.empty(len(positive))
+    share[positive] = (below + beside / 2) / zeros  # negatives that a positive outranks
+    share[~positive] = (above + level / 2) / ones
+    area = share[positive].mean()
+    weight = np.where(positive, len(positive) / ones, len(positive) / zeros)
+    return 1 - area - weight * (share - area)
+
+
+def _ranks(values: Array, others: Array) -> tuple[Array, Array]:
+    """Return for each value how many of the others lie below it, and how many equal it."""
+    others = np.sort(others)
+    below = np.searchsorted(others, values, "left")
+    return below, np.searchsorted(others, values, "right") - below
+
+
+def calibration_error(label: Array, prediction: Array) -> float:
+    """Return the mean distance of predicted and seen share over ten groups of equal size; NaN for fewer rows."""
+    if len(label) < 10:
+        return float("nan")
+    groups = np.array_split(np.argsort(prediction, kind="stable"), 10)
+    sizes = np.array([len(group) for group in groups])
+    distances = [abs(np.mean(prediction[group]) - np.mean(label[group])) for group in groups]
+    return float(np.average(distances, weights=sizes))
+
+
 METRICS: dict[str, Callable[[Array, Array], float]] = {
     "log_loss": log_loss,
     "auc": auc,
     "brier": brier,
     "mae": mae,
     "rmse": rmse,
+    "calibration_error": calibration_error,
 }
+#: Metrics of which more is better.
+HIGHER = {"auc"}
 _OF_TASK = {"binary": ("log_loss", "auc", "brier"), "regression": ("mae", "rmse")}
 
 

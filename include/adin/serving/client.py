@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,10 @@ class ServingClient:
         return self._call("POST", f"/v2/repository/models/{name}/load", {"parameters": {"version": version}})
 
     def check(self, name: str, version: int) -> dict[str, Any]:
-        """See that a version loads and answers, without putting it under load."""
+        """See that a version loads, answers, and answers test rows as its evaluation did; nothing comes under load.
+
+        :returns: as :func:`adin.serving.predictor.check`.
+        """
         return self._call("POST", f"/v2/repository/models/{name}/check", {"parameters": {"version": version}})
 
     def status(self, name: str) -> dict[str, Any]:
@@ -58,17 +62,33 @@ class ServingClient:
         """
         return self._call("POST", f"/v1/models/{name}:predict", {"instances": list(instances)})
 
+    def counted(self, name: str, version: int) -> dict[int, int]:
+        """Return how many requests a version has answered since the server's start, by HTTP status."""
+        line = re.compile(r'adin_requests_total\{code="(\d+)",model="([^"]+)",version="(\d+)"\} (\S+)')
+        found = map(line.fullmatch, self._request("GET", "/metrics").text.splitlines())
+        wanted = (match for match in found if match and (match[2], int(match[3])) == (name, version))
+        return {int(match[1]): int(float(match[4])) for match in wanted}
+
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        return dict(self._request(method, path, body).json())
+
+    def _request(self, method: str, path: str, body: Any = None, *, again: bool = False) -> Any:
         import httpx
 
         try:
             answer = self._http.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise ServiceError(f"The model server at {self._conn.url} does not answer: {error}.", "Is it up?") from None
+        except httpx.TransportError as error:
+            if again or isinstance(error, httpx.TimeoutException):
+                raise ServiceError(
+                    f"The model server at {self._conn.url} does not answer: {error}.", "Is it up?"
+                ) from None
+            # a kept connection may have been closed meanwhile, as after an error of the server's own; all that is
+            # asked for here may be asked for twice
+            return self._request(method, path, body, again=True)
         if answer.is_error:
             kind = _ERRORS.get(answer.status_code, ServiceError)
             raise kind(f"Model server: {_text(answer)}")
-        return dict(answer.json())
+        return answer
 
 
 def _text(answer: Any) -> str:

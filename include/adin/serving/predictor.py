@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from adin.errors import DataError, RefusedError
-from adin.features import reader, repo
+from adin.features import codec, reader, repo
 from adin.models import artifact, registry
 from adin.models.registry import ModelVersion
 from adin.problem import Problem, problem
 
 log = logging.getLogger("adin.serving")
+
+#: Stands for a prediction that is missing on one side only; JSON has no infinity.
+_INFINITE = 1e308
 
 
 def load(name: str, number: int | None = None) -> Predictor:
@@ -27,6 +31,25 @@ def load(name: str, number: int | None = None) -> Predictor:
     :raises NotFoundError: no such model or version.
     :raises DataError: a file is not the one that was registered.
     """
+    return _opened(name, number)[0]
+
+
+def check(name: str, number: int | None = None) -> dict[str, Any]:
+    """Load a version as :func:`load` does, replay its test rows, and return what was found.
+
+    :returns: ``version``, ``bytes`` of its files, and ``replay``: ``rows``, ``max_difference`` from the evaluation's
+        predictions (1e308 where one is missing), ``latency_p95_ms`` of one row; None if it has no such rows.
+    """
+    made, rows = _opened(name, number)
+    size = sum(file.bytes for file in made.version.manifest.files)
+    replay = made.replay(rows) if rows is not None and len(rows) else None
+    return {"name": name, "version": made.version.number, "loads": True, "bytes": size, "replay": replay}
+
+
+def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
+    """Return a version ready to answer, and the test rows it must answer as the evaluation did."""
+    import pandas as pd
+
     models = registry()
     spec = problem(name)
     if number is None:
@@ -44,9 +67,11 @@ def load(name: str, number: int | None = None) -> Predictor:
         )
     with tempfile.TemporaryDirectory() as folder:
         estimator = artifact.load(models.download(name, number, Path(folder)))
+        kept = Path(folder) / artifact.REPLAY
+        rows = pd.read_parquet(kept) if kept.is_file() else None
     made = Predictor(spec, found, service, estimator)
     made.warm()
-    return made
+    return made, rows
 
 
 class Predictor:
@@ -103,6 +128,38 @@ class Predictor:
             "dataset": manifest.dataset,
             "registry": manifest.registry,
             "features_at": {view: _texts(at) for view, at in times.items()},
+        }
+
+    def replay(self, rows: Any) -> dict[str, Any]:
+        """Predict for test rows whose features first go through the online store's encoding.
+
+        :param rows: the version's features, and the evaluation's prediction.
+        """
+        import numpy as np
+        import pandas as pd
+        import pyarrow as pa
+
+        columns = {name: rows[name] for name in self._features}
+        for view in self.service.views:
+            for name, kind in view.features:
+                if (column := f"{view.name}__{name}") in columns:
+                    stored = codec.encode(
+                        codec.cast(pa.array(columns[column], from_pandas=True), kind, name=name), kind
+                    )
+                    columns[column] = codec.decode(stored.to_pylist(), kind)
+        frame = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()})
+        expected = rows[artifact.REPLAYED].to_numpy(float)
+        difference = np.abs(np.asarray(self.estimator.predict(frame), float) - expected)
+        same = np.isnan(expected) & np.isnan(difference)
+        seconds = []
+        for place in range(min(20, len(frame))):
+            began = time.perf_counter()
+            self.estimator.predict(frame.iloc[[place]])
+            seconds.append(time.perf_counter() - began)
+        return {
+            "rows": len(frame),
+            "max_difference": float(np.where(same, 0, np.nan_to_num(difference, nan=_INFINITE)).max()),
+            "latency_p95_ms": round(sorted(seconds)[int(0.95 * (len(seconds) - 1))] * 1000, 2),
         }
 
     def _asked(self, instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

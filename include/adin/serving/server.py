@@ -213,8 +213,7 @@ def _routes(application: FastAPI, models: Repository) -> None:
 
     @application.post("/v2/repository/models/{name}/check")
     async def check(name: str, request: Request) -> dict[str, Any]:
-        made = await asyncio.to_thread(predictor.load, name, await number(request))
-        return {"name": name, "version": made.version.number, "loads": True}
+        return await asyncio.to_thread(predictor.check, name, await number(request))
 
     @application.get("/v2/repository/models/{name}")
     async def status(name: str) -> dict[str, Any]:

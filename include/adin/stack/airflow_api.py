@@ -27,7 +27,9 @@ class AirflowApi:
         timeout = httpx.Timeout(settings().read_timeout, connect=settings().connect_timeout)
         self._http = httpx.Client(base_url=url, timeout=timeout, transport=httpx.HTTPTransport(retries=3))
         token = self._call("POST", "/auth/token", json={"username": user, "password": password})["access_token"]
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        #: Header that signs a request of another client in.
+        self.authorization = f"Bearer {token}"
+        self._http.headers["Authorization"] = self.authorization
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
         try:
@@ -55,10 +57,10 @@ class AirflowApi:
         return self._call("GET", path, params={"deserialize": True})["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """Return the log of one try of a task as text."""
+        """Return the log of one try of a task as text, exceptions by type and message."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         lines = self._call("GET", path, headers={"Accept": "application/json"})["content"]
-        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines)
+        return "\n".join(_line(line) for line in lines)
 
     def wait_for_dag(self, dag_id: str, timeout: float = 120) -> None:
         """Wait until the DAG processor has read a DAG.
@@ -87,6 +89,22 @@ class AirflowApi:
             return
         if state == "failed":
             self.clear(dag_id, run_id)
+
+    def newest(self, dag_id: str, timeout: float = 60) -> str:
+        """Return the id of a DAG's newest run; wait for one that new data is about to start. One that failed goes on.
+
+        :param timeout: seconds.
+        :raises NotFoundError: there is none.
+        """
+        end = time.monotonic() + timeout
+        query = {"order_by": "-run_after", "limit": 1}
+        while not (found := self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query)["dag_runs"]):
+            if time.monotonic() > end:
+                raise NotFoundError(f"No run of {dag_id} has started.", "Start it in Airflow.")
+            time.sleep(1)
+        if found[0]["state"] == "failed":
+            self.clear(dag_id, found[0]["dag_run_id"])
+        return str(found[0]["dag_run_id"])
 
     def clear(self, dag_id: str, run_id: str, *, only_failed: bool = True) -> None:
         """Let the failed tasks of a run, or all, run again."""
@@ -123,6 +141,13 @@ class AirflowApi:
                 f"{dag_id} run {run_id} failed in {failed}.", f"See its log at {self.url}/dags/{dag_id}."
             )
         return run
+
+
+def _line(line: Any) -> str:
+    if not isinstance(line, dict):
+        return str(line)
+    faults = (f"{fault['exc_type']}: {fault['exc_value']}" for fault in line.get("error_detail") or ())
+    return "\n".join([str(line.get("event", line)), *faults])
 
 
 def _name(task: dict[str, Any]) -> str:

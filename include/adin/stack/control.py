@@ -160,9 +160,12 @@ def addresses() -> str:
     )
 
 
-def airflow_login() -> tuple[str, str, str]:
-    """Return address, user and password of the stack's Airflow."""
-    return f"http://{HOST}:{port('airflow')}", "admin", credentials.credentials()["airflow_admin"]
+def airflow_login(user: str = "admin") -> tuple[str, str, str]:
+    """Return address, user and password of the stack's Airflow.
+
+    :param user: ``admin``, or ``viewer``, who may look at everything and change nothing.
+    """
+    return f"http://{HOST}:{port('airflow')}", user, credentials.credentials()[f"airflow_{user}"]
 
 
 def _with_needs(known: dict[str, Service], only: Iterable[str]) -> list[str]:

@@ -24,6 +24,7 @@ _NAMES = (
     "kfp",
     "kserve",
     "airflow_admin",
+    "airflow_viewer",
     "airflow_jwt",
     "airflow_secret",
     "airflow_fernet",

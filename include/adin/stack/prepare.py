@@ -184,7 +184,7 @@ def airflow(environment: dict[str, str]) -> None:
     """Bring Airflow's database up to date and import the connections, when either has changed."""
     airflow, connections = program("airflow"), home() / "connections.json"
     with _airflow_lock:  # its four processes start at the same time
-        users = json.dumps({"admin": credentials()["airflow_admin"]})
+        users = json.dumps({name: credentials()[f"airflow_{name}"] for name in ("admin", "viewer")})
         write_private(home("airflow") / "passwords.json", users)
         _once("airflow-database", _version("apache-airflow"), airflow, "db", "migrate", environment=environment)
         state = hashlib.sha256(connections.read_bytes()).hexdigest()

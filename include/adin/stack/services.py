@@ -306,7 +306,7 @@ def airflow_environment() -> dict[str, str]:
         "core.dags_are_paused_at_creation": "False",
         "core.test_connection": "Enabled",
         "core.fernet_key": made["airflow_fernet"],
-        "core.simple_auth_manager_users": "admin:admin",
+        "core.simple_auth_manager_users": "admin:admin,viewer:viewer",
         "core.simple_auth_manager_passwords_file": str(home("airflow") / "passwords.json"),
         "core.execution_api_server_url": f"{url}/execution/",
         "core.default_timezone": "utc",

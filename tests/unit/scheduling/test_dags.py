@@ -20,7 +20,14 @@ def bag() -> DagBag:
 
 def test_every_dag_file_is_read_without_an_error(bag):
     assert bag.import_errors == {}
-    assert {"features__flights", "train__flights_delay", "apply_features", "smoke_stack"} <= set(bag.dags)
+    assert {
+        "features__flights",
+        "train__flights_delay",
+        "rollback__flights_delay",
+        "ct_control",
+        "apply_features",
+        "smoke_stack",
+    } <= set(bag.dags)
 
 
 def test_every_dag_says_what_it_does_writes_and_what_to_do_when_it_fails(bag):

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from adin.errors import ConfigError
-from adin.stack.kfp.attempt import Attempt, last_line
+from adin.stack.kfp.attempt import MARK, Attempt, last_line
 from adin.stack.kfp.query import stamp
 
 #: The one version whose inside is known.
@@ -101,7 +101,8 @@ class Tracker:
         token = self._log.set(log)
         self._write(path, "RUNNING")
         try:
-            outputs, status = self._run_step(**call)
+            # kfp makes a job id up; on Kubeflow the placeholder is the run's id
+            outputs, status = self._run_step(**call | {"unique_pipeline_id": os.environ.get(MARK, "")})
         except Exception:
             # kfp would drop the whole pipeline, exit handlers too; a step that cannot start has simply failed
             with log.open("a") as file:
