@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def servers(stack: dict[str, Connection]) -> Iterator[Servers]:
 
 
 @contextmanager
-def own_registry(stack: dict[str, Connection]) -> Iterator[Servers]:
+def own_registry(stack: Mapping[str, Connection]) -> Iterator[Servers]:
     """Make a bucket and a database, and drop them in the end."""
     name = f"adin-test-{uuid.uuid4().hex[:12]}"
     client = s3_client(stack["s3"])
@@ -70,12 +70,24 @@ def own_registry(stack: dict[str, Connection]) -> Iterator[Servers]:
         client.remove_bucket(name)
 
 
+def of_edition(found: Servers, edition: str) -> Connection:
+    """Return the connection ``amversion`` of an edition."""
+    if edition == "database":
+        return replace(found.database, extra={**found.database.extra, "edition": "database"})
+    return Connection("amversion", schema=found.bucket, extra={"edition": "files"})
+
+
+@pytest.fixture
+def empty(stack: dict[str, Connection], edition: Connection) -> Iterator[Connection]:
+    """The connection ``amversion`` of a registry of the edition that nothing was ever written to."""
+    with own_registry(stack) as found:
+        yield of_edition(found, edition.extra["edition"])
+
+
 @pytest.fixture(params=["database", "files"])
 def edition(request: pytest.FixtureRequest, servers: Servers) -> Connection:
     """The connection ``amversion`` of each edition."""
-    if request.param == "database":
-        return replace(servers.database, extra={**servers.database.extra, "edition": "database"})
-    return Connection("amversion", schema=servers.bucket, extra={"edition": "files"})
+    return of_edition(servers, request.param)
 
 
 @pytest.fixture

@@ -38,6 +38,10 @@ class RefusedError(AdinError):
     """A rule forbids the step: a gate, a freeze, a missing right."""
 
 
+class SignInError(RefusedError):
+    """Nobody known asks: the token is missing, wrong, expired or revoked."""
+
+
 class ServiceError(AdinError):
     """A server is down, slow or answers with an error of its own."""
 

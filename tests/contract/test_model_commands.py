@@ -11,8 +11,8 @@ from adin.commands.model import app
 from adin.connections import Connection
 from adin.errors import NotFoundError, RefusedError
 from adin.models import Registry, registry
+from model_facts import facts, validated
 from servers import Servers
-from test_model_registry import facts, validated
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.flow(14, 18)

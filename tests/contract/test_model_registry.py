@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
-import multiprocessing
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adin.connections import Connection
 from adin.errors import AdinError, ConflictError, DataError, NotFoundError, RefusedError, ServiceError
-from adin.models import Registry, registry
+from adin.models import Query, Registry, registry
+from adin.models.doctor import ensure_safe
+from model_facts import facts, files, register, validated
+from processes import at_once
+from s3_proxy import s3_proxy
 from servers import Servers, execute, s3_client
 
 pytestmark = pytest.mark.flow(14, 16)
-
-
-def facts(**more: Any) -> dict[str, Any]:
-    return {
-        "dataset": "7a78d0e6" * 5,
-        "window": "2013-01-01T00:00:00Z/2014-01-01T00:00:00Z",
-        "sources": {"flights.origin_2h": {"2013-01-01": "aa", "2013-01-02": "bb"}},
-        "service": "flights_delay",
-        "registry": "c0ffee",
-        "features": ["origin_2h__mean_delay", "distance"],
-        "signature": {
-            "inputs": {"origin_2h__mean_delay": "float64", "distance": "int64"},
-            "output": {"dtype": "float64", "kind": "probability"},
-        },
-        "parameters": {"max_iter": 200},
-        "metrics": {"test": {"all": {"auc": 0.72, "log_loss": 0.5}}},
-        "code_version": "abc123",
-        "kfp_run": "run-1",
-        "owner": "ops-analytics",
-    } | more
 
 
 @pytest.fixture
@@ -53,32 +31,7 @@ def models(edition: Connection, servers: Servers) -> Registry:
 
 @pytest.fixture
 def artefacts(tmp_path: Path) -> dict[str, Path]:
-    (tmp_path / "model.joblib").write_bytes(os.urandom(2000))
-    (tmp_path / "notes.txt").write_text("hello")
-    return {"model.joblib": tmp_path / "model.joblib", "notes.txt": tmp_path / "notes.txt"}
-
-
-def register(models: Registry, model: str, artefacts: dict[str, Path], key: str, **more: Any) -> int:
-    return models.register(model, facts(**more), artefacts, actor="test", run_key=key).number
-
-
-def validated(models: Registry, model: str, artefacts: dict[str, Path], key: str) -> int:
-    number = register(models, model, artefacts, key)
-    models.append(model, "validate", version=number, actor="test", reason="checks passed", run_key=key)
-    return number
-
-
-def at_once(count: int, target: Callable[..., None], *args: Any) -> list[Any]:
-    """Run a function in processes of their own which start at the same moment; return what each put in the queue."""
-    context = multiprocessing.get_context("spawn")
-    queue, barrier = context.Queue(), context.Barrier(count)
-    running = [context.Process(target=target, args=(n, barrier, queue, *args)) for n in range(count)]
-    for process in running:
-        process.start()
-    answers = [queue.get(timeout=120) for _ in running]
-    for process in running:
-        process.join(30)
-    return answers
+    return files(tmp_path)
 
 
 def _registrar(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connection, model: str, path: str) -> None:
@@ -198,7 +151,7 @@ def test_an_automatic_promotion_is_refused_while_training_only(
 def _killed(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connection, model: str, args: Any) -> None:
     step, path = args
     models = registry(edition, s3=s3)
-    models.models()
+    ensure_safe(models.store)
 
     def die(*_: Any) -> Any:
         queue.put(os.getpid())
@@ -206,7 +159,7 @@ def _killed(n: int, barrier: Any, queue: Any, edition: Connection, s3: Connectio
         queue.join_thread()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(models._store, step, die)
+    setattr(models.store, step, die)
     register(models, model, {"model.joblib": Path(path)}, "run-1")
 
 
@@ -229,11 +182,11 @@ def test_an_entry_whose_reply_got_lost_is_recognised_as_our_own(
     models: Registry, model: str, artefacts: dict[str, Path]
 ) -> None:
     number = register(models, model, artefacts, "run-1")
-    store = models._store
+    store = models.store
     really = store.append
 
-    def lose_reply(entry: Any) -> bool:
-        assert really(entry)
+    def lose_reply(*args: Any) -> bool:
+        assert really(*args)
         return False  # what a repeated request is told
 
     store.append = lose_reply  # type: ignore[method-assign]
@@ -292,15 +245,19 @@ def test_a_manifest_that_lacks_a_required_field_is_refused_and_nothing_is_seen(
     assert model not in models.models()
 
 
+def numbers(models: Registry, model: str, **asked: Any) -> list[int]:
+    return [version.number for version in models.search(Query(model, **asked)).versions]
+
+
 def test_search_finds_by_metric_dataset_and_state(models: Registry, model: str, artefacts: dict[str, Path]) -> None:
     for number, auc in enumerate([0.70, 0.72, None], start=1):
         metrics = {"test": {"all": {"auc": auc}}}
         register(models, model, artefacts, f"run-{number}", metrics=metrics, dataset=f"c{number}" * 10)
     models.append(model, "validate", version=2, actor="test", reason="ok")
-    assert [v.number for v in models.search(model, metrics={"auc": (0.71, None)})] == [2]
-    assert [v.number for v in models.search(model, dataset="c3")] == [3]
-    assert [v.number for v in models.search(model, state="registered")] == [1, 3]
-    assert [v.number for v in models.search(model, metrics={"auc": (None, 1)}, state="registered")] == [1]
+    assert numbers(models, model, metrics={"auc": (0.71, None)}) == [2]
+    assert numbers(models, model, dataset="c3") == [3]
+    assert numbers(models, model, state="registered") == [1, 3]
+    assert numbers(models, model, metrics={"auc": (None, 1)}, state="registered") == [1]
 
 
 def test_a_reader_sees_what_another_process_wrote_after_it_first_looked(
@@ -321,57 +278,18 @@ def test_an_unknown_version_is_said_to_be_unknown(models: Registry, model: str) 
         models.append(model, "freeze", actor="test", reason="typo")
 
 
-@contextmanager
-def flaky(s3: Connection, failures: int) -> Iterator[tuple[Connection, list[int]]]:
-    """An address of the object store which answers 503 a number of times, and then passes everything on."""
-    left = [failures]
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if left[0] > 0:
-                left[0] -= 1
-                return self.answer(503, b"<Error><Code>SlowDown</Code></Error>", {"Content-Type": "application/xml"})
-            upstream = http.client.HTTPConnection(s3.host, s3.port or 80, timeout=30)
-            upstream.request(self.command, self.path, body, dict(self.headers.items()))
-            found = upstream.getresponse()
-            self.answer(found.status, found.read(), dict(found.getheaders()))
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_any
-
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield replace(s3, host="127.0.0.1", port=server.server_port), left
-    finally:
-        server.shutdown()
-
-
 def test_an_object_store_that_answers_503_for_a_moment_is_asked_again(
     models: Registry, edition: Connection, servers: Servers, model: str, artefacts: dict[str, Path], tmp_path: Path
 ) -> None:
-    with flaky(servers.s3, failures=3) as (s3, left):
+    with s3_proxy(servers.s3) as (s3, faults):
         shaky = registry(edition, s3=s3)
+        faults.unavailable = 3
         assert register(shaky, model, artefacts, "run-1") == 1
-        left[0] = 3
+        assert faults.unavailable == 0
+        faults.unavailable = 3
         shaky.download(model, 1, tmp_path / "got")
         assert shaky.verify(model, files=True) == 1
-    assert left == [0]
+    assert faults.unavailable == 0
     assert models.verify(model, files=True) == 1
 
 

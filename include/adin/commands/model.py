@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json as jsonlib
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
-from adin.commands import output
+from adin.commands import model_access, model_look, output
+from adin.commands.model_look import number as _number
 from adin.commands.rollback import rollback
-from adin.errors import NotFoundError
-from adin.models import ModelManifest, ModelVersion, Registry, State, registry
+from adin.errors import DataError, NotFoundError
+from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
+from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(model_access.app, name="access")
+app.command("search", epilog="Example: adin model search --metric 'auc>=0.71' --order -auc")(model_look.search)
+app.command("compare", epilog="Example: adin model compare flights_delay:champion flights_delay:3")(model_look.compare)
+app.command("card", epilog="Example: adin model card flights_delay:champion --html card.html")(model_look.card)
 Model = Annotated[str, typer.Argument(help="Model; a problem's model has the problem's name.")]
 Reason = Annotated[str, typer.Option(help="Why; stands in the log.")]
 
@@ -28,11 +35,11 @@ def list_(
     """List the models, or the versions of one."""
     models = registry()
     if not model:
-        states = [models.state(name) for name in models.models()]
+        each = [_overview(models, name) for name in models.models()]
         if json:
-            return output.emit([_facts_of(state) for state in states])
-        rows = [(s.model, s.champion, len(s.versions), s.mode, "yes" if s.frozen else "no") for s in states]
-        return output.table(["model", "champion", "versions", "training", "frozen"], rows)
+            return output.emit(each)
+        columns = ["model", "champion", "versions", "mode", "frozen", "problem"]
+        return output.table(columns, [[one.get(column) for column in columns] for one in each])
     state = _state(models, model)
     found = models.versions(model)
     if json:
@@ -182,6 +189,73 @@ def unfreeze(
 app.command("rollback")(rollback)
 
 
+@app.command("alias", epilog="Example: adin model alias flights_delay candidate 4")
+def alias(
+    model: Model,
+    name: Annotated[str, typer.Argument(help="Name of your own for a version.")],
+    version: Annotated[int | None, typer.Argument(help="Version; none takes the name away.")] = None,
+    reason: Reason = "named by hand",
+    json: output.Json = False,
+) -> None:
+    """Give a version a name, or take the name away."""
+    models = registry()
+    if _state(models, model).own.get(name) != version:
+        models.append(model, "alias", version=version, alias=name, actor=output.actor(), reason=reason)
+    _stands(models, model, json)
+
+
+@app.command("export", epilog="Example: adin model export models.tar flights_delay")
+def export(
+    bundle: Annotated[Path, typer.Argument(help="File to write.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default all models.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Write models with their logs and files to one file, every hash checked."""
+    _moved(bundles.export_bundle(registry(), bundle, names or ()), json)
+
+
+@app.command("import", epilog="Example: adin model import models.tar")
+def import_(
+    bundle: Annotated[Path, typer.Argument(help="File that `adin model export` wrote.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default all models in it.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Bring models from a bundle into this registry; each is there as a whole or not at all."""
+    _moved(bundles.import_bundle(registry(), bundle, names or ()), json)
+
+
+def _moved(moved: list[bundles.Moved], json: bool) -> None:
+    if json:
+        return output.emit([asdict(each) for each in moved])
+    rows = [(m.model, m.versions, m.entries, m.new, m.files, f"{m.bytes:,}") for m in moved]
+    output.table(["model", "versions", "log entries", "of them new", "files", "bytes"], rows)
+
+
+@app.command("doctor", epilog="Example: adin model doctor --no-files")
+def doctor_(
+    files: Annotated[bool, typer.Option(help="Also download every artefact and check its hash.")] = True,
+    reconcile: Annotated[
+        bool, typer.Option(help="Also let serving follow the log where a crash left them apart.")
+    ] = False,
+    json: output.Json = False,
+) -> None:
+    """Race the store, and check every log, manifest and artefact against its hash."""
+    models = registry()
+    found = doctor.examine(models, files=files)
+    if reconcile:
+        from adin import control
+
+        for name in models.models():
+            for step in control.reconcile(name, actor=output.actor()):
+                output.step(f"{name}: {step}")
+    if json:
+        output.emit([{"what": each.what, "good": each.good, "problems": each.problems} for each in found])
+    else:
+        output.table(["looked at", "found"], [(each.what, "; ".join(each.problems) or "good") for each in found])
+    if bad := [each.what for each in found if not each.good]:
+        raise DataError(f"The doctor found problems with {', '.join(bad)}.", "Do what each of them says.")
+
+
 def _state(models: Registry, model: str) -> State:
     state = models.state(model)
     if not state.seq:
@@ -195,12 +269,20 @@ def _stands(models: Registry, model: str, json: bool) -> None:
     return output.emit(facts) if json else output.facts(facts)
 
 
+def _overview(models: Registry, name: str) -> dict[str, Any]:
+    try:
+        return _facts_of(models.state(name))
+    except DataError as error:  # the others are listed none the less
+        return {"model": name, "problem": str(error)}
+
+
 def _facts_of(state: State) -> dict[str, Any]:
     return {
         "model": state.model,
         "champion": state.champion,
         "previous": state.previous,
         "challenger": state.challenger,
+        "aliases": state.own,
         "served": state.served,
         "mode": state.mode,
         "frozen": state.frozen,
@@ -220,7 +302,3 @@ def _version_facts(found: ModelVersion, state: State) -> dict[str, Any]:
 
 def _test_metrics(manifest: ModelManifest) -> dict[str, float | None]:
     return manifest.metrics.get("test", {}).get("all", {})
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -2,6 +2,18 @@
 
 from adin.models.log import Entry, State
 from adin.models.manifest import File, ModelManifest, Signature
-from adin.models.registry import ModelVersion, Registry, registry
+from adin.models.registry import ModelVersion, Page, Registry, registry
+from adin.models.search import Query
 
-__all__ = ["Entry", "File", "ModelManifest", "ModelVersion", "Registry", "Signature", "State", "registry"]
+__all__ = [
+    "Entry",
+    "File",
+    "ModelManifest",
+    "ModelVersion",
+    "Page",
+    "Query",
+    "Registry",
+    "Signature",
+    "State",
+    "registry",
+]

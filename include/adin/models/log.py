@@ -6,22 +6,22 @@ entries add up to. An entry is the change itself, so the record and the change c
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 from uuid import uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from adin.errors import DataError, RefusedError
 from adin.models.manifest import jsonable
-from adin.run_key import content_hash
+from adin.models.record import Record, linked
 
 Event = Literal[
     "register", "validate", "challenge", "promote", "reject", "retire",
-    "freeze", "unfreeze", "ct_mode", "rollback", "served", "undone",
+    "freeze", "unfreeze", "ct_mode", "rollback", "served", "undone", "alias", "expire",
 ]  # fmt: skip
 Mode = Literal["auto_deploy", "train_only", "stopped"]
 VersionState = Literal["registered", "validated", "challenger", "champion", "retired", "rejected"]
@@ -40,59 +40,28 @@ _PROMOTABLE: set[VersionState] = {"validated", "challenger"}
 _ROLLBACK_TARGETS: set[VersionState] = {"validated", "challenger", "retired", "champion"}
 
 
-class Entry(BaseModel):
+#: Names the log gives itself; and v1, v2, .. would be taken for numbers.
+_OWN_ALIAS = re.compile(r"(?!(champion|challenger|previous|latest|v\d+)$)[a-z][a-z0-9_-]{0,49}")
+
+
+class Entry(Record):
     """One change of a model, with who, when, why, and how things stand after it.
 
-    :param seq: place in the log, from 1.
-    :param id: random; tells a writer whose reply got lost that the entry found is its own.
     :param version: version the event is about; None for events of the whole model.
+    :param alias: name that an ``alias`` event gives to its version, or takes away where it has none.
     :param run_key: key of the work that wrote it; a repeated run finds its entry instead of writing another.
-    :param previous: hash of the entry before, empty for the first.
-    :param aliases: versions by alias after the event: champion, challenger, previous.
+    :param aliases: versions by alias after the event: champion, challenger, previous and the users' own.
     :param mode: mode of continuous training after the event.
     :param frozen: whether the champion is pinned after the event.
-    :param hash: SHA-256 of all the other fields.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    model: str
-    seq: int = Field(ge=1)
-    id: str
     event: Event
-    version: int | None = None
-    actor: str = Field(min_length=1)
-    time: datetime
-    reason: str = Field(min_length=1)
-    evidence: Annotated[dict[str, Any], BeforeValidator(jsonable)] = {}
+    alias: str = ""
+    evidence: Annotated[dict[str, Any], BeforeValidator(jsonable)] = Field(default_factory=dict)
     run_key: str = ""
-    previous: str = ""
-    aliases: dict[str, int] = {}
+    aliases: dict[str, int] = Field(default_factory=dict)
     mode: Mode = "auto_deploy"
     frozen: bool = False
-    hash: str = ""
-
-    @property
-    def document(self) -> str:
-        """Return the entry as the JSON text that is stored."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def read(cls, document: str | bytes) -> Entry:
-        """Return a stored entry after its hash was checked.
-
-        :raises DataError: the entry was changed after it was written.
-        """
-        try:
-            facts = json.loads(document)
-            claimed = facts.pop("hash")
-            # hashed as stored, not as parsed: a later release may write times or fields another way
-            if content_hash(facts) == claimed:
-                return cls(**facts, hash=claimed)
-            where = f"entry {facts['seq']} of the log of {facts['model']}"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"A log entry cannot be read: {error}.", "Restore the log from a backup.") from None
-        raise DataError(f"The hash of {where} does not fit its content: it was tampered with.", "Restore the log.")
 
 
 @dataclass(frozen=True)
@@ -116,6 +85,9 @@ class State:
     :param mode: ``auto_deploy``, ``train_only`` or ``stopped``.
     :param frozen: whether promotion is forbidden.
     :param versions: state of each version.
+    :param own: versions behind the users' own aliases.
+    :param crowned: versions that were champion at some time.
+    :param expired: versions whose files were given up; what they were is still told.
     :param seq: number of the last entry, and :param head: its hash.
     """
 
@@ -127,6 +99,9 @@ class State:
     mode: Mode = "auto_deploy"
     frozen: bool = False
     versions: dict[int, VersionState] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict)
+    crowned: set[int] = field(default_factory=set)
+    expired: set[int] = field(default_factory=set)
     seq: int = 0
     head: str = ""
     _before: _Before | None = field(default=None, repr=False, compare=False)
@@ -135,12 +110,22 @@ class State:
     def aliases(self) -> dict[str, int]:
         """Return the version behind each alias that is set."""
         named = {"champion": self.champion, "challenger": self.challenger, "previous": self.previous}
-        return {alias: version for alias, version in named.items() if version is not None}
+        return {alias: version for alias, version in named.items() if version is not None} | self.own
 
     @property
     def next_version(self) -> int:
         """Return the number the next version gets; numbers are never used again."""
-        return max(self.versions, default=0) + 1
+        return len(self.versions) + 1
+
+    def copy(self) -> State:
+        """Return a state of its own, which may be changed."""
+        return replace(
+            self,
+            versions=dict(self.versions),
+            own=dict(self.own),
+            crowned=set(self.crowned),
+            expired=set(self.expired),
+        )
 
 
 def state(model: str, entries: Iterable[Entry], start: State | None = None) -> State:
@@ -151,18 +136,21 @@ def state(model: str, entries: Iterable[Entry], start: State | None = None) -> S
     :raises DataError: the chain is broken, or an entry contradicts those before it.
     """
     now = start or State(model)
-    for entry in entries:
+    for entry in linked(entries, model, now.seq, now.head):
         where = f"The log of {model} is broken at entry {entry.seq}"
-        if entry.model != model or entry.seq != now.seq + 1 or entry.previous != now.head:
-            raise DataError(f"{where}: it does not follow entry {now.seq}.", "Restore the log from a backup.")
         try:
-            _apply(now, entry.event, entry.version, entry.mode)
+            _apply(now, entry.event, entry.version, entry.mode, entry.alias)
         except RefusedError as error:
             raise DataError(f"{where}: {error}", "Restore the log from a backup.") from None
         if (now.aliases, now.mode, now.frozen) != (entry.aliases, entry.mode, entry.frozen):
             raise DataError(f"{where}: it states another outcome than its event has.", "Restore the log.")
         now.seq, now.head = entry.seq, entry.hash
     return now
+
+
+def manifest_digests(entries: Iterable[Entry]) -> dict[int, str]:
+    """Return the hash of each version's manifest, by the version's number."""
+    return {entry.version or 0: str(entry.evidence["manifest"]) for entry in entries if entry.event == "register"}
 
 
 def following(
@@ -173,6 +161,7 @@ def following(
     actor: str,
     reason: str,
     mode: Mode | None = None,
+    alias: str = "",
     evidence: dict[str, Any] | None = None,
     run_key: str = "",
 ) -> Entry:
@@ -183,32 +172,29 @@ def following(
     :raises DataError: the actor or the reason is missing.
     """
     seq, head = now.seq + 1, now.head
-    _apply(now, event, version, mode or now.mode)
-    try:
-        entry = Entry(
-            model=now.model,
-            seq=seq,
-            id=uuid4().hex,
-            event=event,
-            version=version,
-            actor=actor,
-            time=datetime.now(UTC),
-            reason=reason,
-            evidence=evidence or {},
-            run_key=run_key,
-            previous=head,
-            aliases=now.aliases,
-            mode=now.mode,
-            frozen=now.frozen,
-        )
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError(f"No log entry without who and why: {wrong}.", "Give an actor and a reason.") from None
-    digest = content_hash(entry.model_dump(mode="json", exclude={"hash"}))
-    return entry.model_copy(update={"hash": digest})
+    _apply(now, event, version, mode or now.mode, alias)
+    return Entry.sealed(
+        model=now.model,
+        seq=seq,
+        id=uuid4().hex,
+        event=event,
+        version=version,
+        alias=alias,
+        actor=actor,
+        time=datetime.now(UTC),
+        reason=reason,
+        evidence=evidence or {},
+        run_key=run_key,
+        previous=head,
+        aliases=now.aliases,
+        mode=now.mode,
+        frozen=now.frozen,
+    )
 
 
-def _apply(now: State, event: Event, version: int | None, mode: Mode) -> None:
+def _apply(now: State, event: Event, version: int | None, mode: Mode, alias: str = "") -> None:
+    if event == "alias":
+        return _alias(now, version, alias)
     if event in _STEPS:
         return _step(now, event, _known(now, event, version))
     _CHANGES[event](now, version, mode)
@@ -218,6 +204,8 @@ def _known(now: State, event: str, version: int | None) -> int:
     if version not in now.versions:
         raise RefusedError(f"{now.model} has no version {version}.", f"The event {event} needs a registered version.")
     assert version is not None
+    if version in now.expired:
+        raise RefusedError(f"{event} of {now.model} version {version} is refused: its files were given up.")
     return version
 
 
@@ -283,6 +271,7 @@ def _crown(now: State, event: Event, version: int) -> None:
         now.challenger = None
     now.champion, now.previous, now.served = version, now.champion, None
     now.versions[version] = "champion"
+    now.crowned.add(version)
 
 
 def _undone(now: State, version: int | None, _: Mode) -> None:
@@ -314,11 +303,30 @@ def _freeze(now: State, version: int | None, _: Mode) -> None:
     now.frozen = True
 
 
+def _alias(now: State, version: int | None, alias: str) -> None:
+    if not _OWN_ALIAS.fullmatch(alias):
+        raise RefusedError(
+            f"{alias!r} cannot be an alias.",
+            "Use lower case letters, digits, _ and -; champion and the like are taken.",
+        )
+    if version is not None:
+        now.own[alias] = _known(now, "alias", version)
+    elif now.own.pop(alias, None) is None:
+        raise RefusedError(f"{now.model} has no alias {alias}.")
+
+
+def _expire(now: State, version: int | None, _: Mode) -> None:
+    version = _known(now, "expire", version)
+    if version in now.crowned or version in now.aliases.values():
+        raise RefusedError(f"Version {version} of {now.model} was champion or has an alias: its files are kept.")
+    now.expired.add(version)
+
+
 def _ct_mode(now: State, _: int | None, mode: Mode) -> None:
     now.mode = mode
 
 
-_CHANGES: dict[Event, Callable[[State, int | None, Mode], None]] = {
+_CHANGES: dict[str, Callable[[State, int | None, Mode], None]] = {
     "register": _register,
     "promote": _promote,
     "rollback": _rollback,
@@ -327,4 +335,5 @@ _CHANGES: dict[Event, Callable[[State, int | None, Mode], None]] = {
     "undone": _undone,
     "served": _served,
     "ct_mode": _ct_mode,
+    "expire": _expire,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from xml.etree.ElementTree import ParseError
@@ -75,18 +76,34 @@ class Bucket:
         The condition goes to the store with the request. The client's public ``put_object`` would turn the header
         into user metadata and overwrite. After a lost reply the answer is False although the object is ours.
         """
-        headers = {"If-None-Match": "*", "Content-Type": "application/json"}
+        return self._put_if(key, content, {"If-None-Match": "*"})
+
+    def replace(self, key: str, content: bytes, tag: str) -> bool:
+        """Write an object if the one of this key still has an ETag; return whether it was written.
+
+        After a lost reply the answer is False although the object is ours.
+        """
+        return self._put_if(key, content, {"If-Match": f'"{tag}"'})
+
+    def _put_if(self, key: str, content: bytes, condition: dict[str, str]) -> bool:
+        headers = {**condition, "Content-Type": "application/json"}
 
         def put() -> bool:
             try:
                 self._client._put_object(self.name, key, content, headers=headers)
             except Exception as error:
-                if _status(error) == 412:
-                    return False
-                raise self._translated(error, key) from None
+                # where there is no object to match AWS answers 404, others 412
+                refused = _status(error) == 412 or getattr(error, "code", "") == "NoSuchKey"
+                if not refused:
+                    raise self._translated(error, key) from None
+                return False
             return True
 
         return patiently(put)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object, over the one of this key if there is one."""
+        self._call(key, lambda: self._client._put_object(self.name, key, content, headers={}))
 
     def upload(self, key: str, path: Path) -> None:
         """Write a file as an object; large files go up in parts and appear as a whole."""
@@ -94,11 +111,15 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         """Return an object's content; :raises NotFoundError: there is none."""
+        return self.get_tagged(key)[0]
 
-        def read() -> bytes:
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        """Return an object's content and ETag; :raises NotFoundError: there is none."""
+
+        def read() -> tuple[bytes, str]:
             answer = self._client.get_object(self.name, key)
             try:
-                return bytes(answer.read())
+                return bytes(answer.read()), str(answer.headers.get("ETag", "")).strip('"')
             finally:
                 answer.close()
                 answer.release_conn()
@@ -131,6 +152,24 @@ class Bucket:
             return [str(entry.object_name) for entry in entries]
 
         return self._call(prefix, found)
+
+    def objects(self, prefix: str) -> dict[str, tuple[datetime, int]]:
+        """Return the time each object below a prefix was written, and its bytes, by key."""
+
+        def found() -> dict[str, tuple[datetime, int]]:
+            entries = self._client.list_objects(self.name, prefix=prefix, recursive=True)
+            return {str(entry.object_name): (entry.last_modified, int(entry.size or 0)) for entry in entries}
+
+        return self._call(prefix, found)
+
+    def identity(self) -> str:
+        """Return the bucket, its address, and what the server says it is."""
+        answer = self._call("", lambda: self._client._execute("HEAD", self.name))
+        return f"{self._where}, {answer.headers.get('Server', 'unnamed server')}"
+
+    def remove(self, key: str) -> None:
+        """Delete an object; that there is none is no error."""
+        self._call(key, lambda: self._client.remove_object(self.name, key))
 
     def _call(self, key: str, call: Callable[[], T]) -> T:
         def translated() -> T:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import random
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, RefusedError
-from adin.models.log import Entry, Event, Mode, State, VersionState, following, state
+from adin.models.doctor import ensure_safe
+from adin.models.log import Entry, Event, Mode, State, VersionState, following, manifest_digests, state
 from adin.models.manifest import NAME, File, ModelManifest
 from adin.models.objects import Bucket
-from adin.models.store import Store
+from adin.models.search import Query
+from adin.models.store import Known, Store
 from adin.settings import settings
 
 MANIFEST = "manifest.json"
@@ -51,6 +52,26 @@ class ModelVersion:
     number: int
     digest: str
     manifest: ModelManifest
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of what a search found.
+
+    :param next: the next page's :attr:`Query.after`; empty on the last one.
+    """
+
+    versions: list[ModelVersion]
+    next: str = ""
+
+
+class _View(NamedTuple):
+    """A log as far as it was read, and what was made of it."""
+
+    entries: tuple[Entry, ...]
+    state: State
+    digests: dict[int, str]
+    runs: dict[str, int]
 
 
 def registry(conn: Connection | None = None, *, s3: Connection | None = None) -> Registry:
@@ -87,23 +108,24 @@ class Registry:
     """
 
     def __init__(self, store: Store, bucket: Bucket) -> None:
-        self._store = store
-        self._bucket = bucket
+        self.store = store
+        self.bucket = bucket
         # entries never change, so those read once are only added to
-        self._read: dict[str, tuple[tuple[Entry, ...], State]] = {}
+        self._read: dict[str, _View] = {}
+        self._safe = False
 
     # --- looking
 
     def models(self) -> list[str]:
         """Return the names of all models, sorted."""
-        return self._store.models()
+        return self.store.models()
 
     def log(self, model: str) -> list[Entry]:
         """Return all entries of a model's log, oldest first; empty for an unknown model.
 
         :raises DataError: the log was tampered with.
         """
-        return list(self._current(model)[0])
+        return list(self._current(model).entries)
 
     def history(self, model: str) -> list[Entry]:
         """Return the entries that changed what is, or may come, under load: champions, pins and modes."""
@@ -112,7 +134,7 @@ class Registry:
 
     def state(self, model: str) -> State:
         """Return how a model stands: aliases, mode, pin, and the state of each version."""
-        return copy.deepcopy(self._current(model)[1])
+        return self._current(model).state.copy()
 
     def champion(self, model: str) -> ModelVersion | None:
         """Return the champion, None if nothing was promoted yet."""
@@ -125,47 +147,41 @@ class Registry:
         :raises NotFoundError: there is no such version.
         :raises DataError: its manifest is not the one that was registered.
         """
-        digest = self._digests(model).get(number)
+        digest = self._current(model).digests.get(number)
         if digest is None:
             raise NotFoundError(f"Model {model} has no version {number}.", f"See `adin model list {model}`.")
         return self._load(model, {number: digest})[0]
 
+    def resolve(self, text: str) -> tuple[str, int]:
+        """Return model and number of ``model:number``, ``model:alias`` or, for the champion, ``model``.
+
+        :raises NotFoundError: there is no such version or alias.
+        """
+        model, _, wanted = text.partition(":")
+        now = self._known(model)
+        number = int(wanted) if wanted.isdecimal() else now.aliases.get(wanted or "champion")
+        if number not in now.versions:
+            known = ", ".join(now.aliases) or "none"
+            raise NotFoundError(f"Model {model} has no version {wanted or 'champion'}.", f"Its aliases: {known}.")
+        return model, int(number or 0)
+
     def versions(self, model: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first; empty for an unknown model."""
-        return self._load(model, self._digests(model))
+        return self._load(model, self._current(model).digests)
 
-    def search(
-        self,
-        model: str | None = None,
-        *,
-        metrics: Mapping[str, tuple[float | None, float | None]] | None = None,
-        split: str = "test",
-        slice_: str = "all",
-        dataset: str = "",
-        state: VersionState | None = None,
-    ) -> list[ModelVersion]:
-        """Return the versions that fit all that is asked for.
-
-        :param model: one model; default all.
-        :param metrics: inclusive range of each metric, ``{"auc": (0.71, None)}``; a missing metric does not fit.
-        :param dataset: commit id, may be shortened.
-        :param state: state the version is in now.
-        """
-
-        def fits(manifest: ModelManifest) -> bool:
-            values = {name: manifest.metric(name, split=split, slice_=slice_) for name in metrics or {}}
-            return manifest.dataset.startswith(dataset) and all(
-                value is not None and (low is None or value >= low) and (high is None or value <= high)
-                for name, (low, high) in (metrics or {}).items()
-                for value in (values[name],)
-            )
-
-        found = []
-        for name in [model] if model else self.models():
-            states = self._current(name)[1].versions
-            wanted = {n: d for n, d in self._digests(name).items() if state is None or states[n] == state}
-            found += [version for version in self._load(name, wanted) if fits(version.manifest)]
-        return found
+    def search(self, query: Query) -> Page:
+        """Return a page of the versions that fit all that is asked for."""
+        hits = self.store.search(query, self._look)
+        shown = hits[: query.limit]
+        found: dict[tuple[str, int], ModelVersion] = {}
+        for model in {hit.model for hit in shown}:
+            digests = self._current(model).digests
+            mine = {hit.number: digests[hit.number] for hit in shown if hit.model == model}
+            found |= {(model, version.number): version for version in self._load(model, mine)}
+        return Page(
+            [found[hit.model, hit.number] for hit in shown],
+            query.next(shown[-1]) if len(hits) > len(shown) else "",
+        )
 
     def verify(self, model: str, *, files: bool = False) -> int:
         """Read a model's whole log anew and check it, its manifests and, if asked, its files; return the entries.
@@ -173,14 +189,19 @@ class Registry:
         :raises NotFoundError: there is no such model, or a manifest or file is gone.
         :raises DataError: something was changed after it was written.
         """
+        _check_name(model)
         self._read.pop(model, None)
+        if documents := self.store.documents(model, anew=True):
+            self._read[model] = _grown(_View((), State(model), {}, {}), documents)
         entries = self.log(model)
         if not entries:
             raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
-        stored = {file.sha256: file for version in self.versions(model) for file in version.manifest.files}
+        self.store.recheck(model, self._look(model))
+        kept = [version for version in self.versions(model) if version.number not in self.state(model).expired]
+        stored = {file.sha256: file for version in kept for file in version.manifest.files}
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
             if files:
-                list(pool.map(lambda file: self._fetch(model, file, Path(folder) / file.sha256), stored.values()))
+                list(pool.map(lambda file: self.fetch(model, file, Path(folder) / file.sha256), stored.values()))
         return len(entries)
 
     def read(self, model: str, number: int, name: str) -> bytes:
@@ -193,7 +214,7 @@ class Registry:
         if name not in files:
             raise NotFoundError(f"Version {number} of {model} has no file {name}.", f"It has: {', '.join(files)}.")
         with tempfile.TemporaryDirectory() as folder:
-            self._fetch(model, files[name], path := Path(folder) / "file")
+            self.fetch(model, files[name], path := Path(folder) / "file")
             return path.read_bytes()
 
     def download(self, model: str, number: int, target: Path) -> Path:
@@ -205,7 +226,7 @@ class Registry:
         version = self.version(model, number)
         target.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda file: self._fetch(model, file, target / file.name), version.manifest.files))
+            list(pool.map(lambda file: self.fetch(model, file, target / file.name), version.manifest.files))
         (target / MANIFEST).write_bytes(version.manifest.document)
         return target
 
@@ -233,9 +254,9 @@ class Registry:
         facts = {**manifest, "model": model, "run_key": run_key, "created": created, "files": kept}
         checked = ModelManifest.of(facts)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda file: self._bucket.upload(_file_key(model, file), files[file.name]), checked.files))
-        self._store.put_manifest(model, checked.digest, checked.document)
-        for wait in _waits():
+            list(pool.map(lambda file: self.bucket.upload(file_key(model, file), files[file.name]), checked.files))
+        self.store.put_manifest(model, checked.digest, checked.document)
+        for wait in waits():
             now = self.state(model)
             number = now.next_version
             evidence = {
@@ -246,7 +267,7 @@ class Registry:
             entry = following(
                 now, "register", version=number, actor=actor, reason="trained", evidence=evidence, run_key=run_key
             )
-            if self._write(entry):
+            if self.write([entry], {number: "registered"}):
                 return ModelVersion(model, number, checked.digest, checked)
             if found := self._registered(model, run_key):
                 return found
@@ -263,6 +284,7 @@ class Registry:
         reason: str,
         expect_seq: int | None = None,
         mode: Mode | None = None,
+        alias: str = "",
         evidence: Mapping[str, Any] | None = None,
         run_key: str = "",
     ) -> Entry:
@@ -270,6 +292,7 @@ class Registry:
 
         :param expect_seq: last entry the caller has seen; None accepts whatever came in between.
         :param mode: mode of continuous training after the event; for ``ct_mode``, ``rollback`` and ``unfreeze``.
+        :param alias: name for the event ``alias``: given to the version, or taken away where there is none.
         :param run_key: a run that has written this event already gets that entry back.
         :raises ConflictError: there are entries behind ``expect_seq``.
         :raises RefusedError: the event is not allowed as things stand.
@@ -279,7 +302,7 @@ class Registry:
             raise RefusedError("A version comes with its manifest.", "Use Registry.register.")
         if event == "ct_mode" and mode is None:
             raise RefusedError("The event ct_mode needs a mode.", "Give auto_deploy, train_only or stopped.")
-        for wait in _waits():
+        for wait in waits():
             now = self._known(model)
             if run_key and (found := self._written(model, event, version, run_key, mode)):
                 return found
@@ -287,6 +310,7 @@ class Registry:
                 raise ConflictError(
                     f"The log of {model} is at entry {now.seq}, not at {expect_seq}.", "Read it and decide anew."
                 )
+            touched = {version, *now.aliases.values()}
             entry = following(
                 now,
                 event,
@@ -294,10 +318,12 @@ class Registry:
                 actor=actor,
                 reason=reason,
                 mode=mode,
+                alias=alias,
                 evidence=dict(evidence or {}),
                 run_key=run_key,
             )
-            if self._write(entry):
+            touched |= set(now.aliases.values())
+            if self.write([entry], {number: now.versions[number] for number in touched if number is not None}):
                 return entry
             time.sleep(wait)
         raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
@@ -322,7 +348,7 @@ class Registry:
         :raises ConflictError: the champion is another by now: compare with that one.
         :raises RefusedError: the model is frozen, its mode forbids it, or the version is in no state for it.
         """
-        for wait in _waits():
+        for wait in waits():
             now = self._known(model)
             if run_key and (found := self._written(model, "promote", version, run_key)):
                 return found
@@ -353,13 +379,16 @@ class Registry:
 
     # --- inside
 
-    def _current(self, model: str) -> tuple[tuple[Entry, ...], State]:
+    def _current(self, model: str) -> _View:
         _check_name(model)
-        entries, now = self._read.get(model) or ((), State(model))
-        if new := self._store.entries(model, now.seq):
-            entries, now = (*entries, *new), state(model, new, copy.deepcopy(now))
-            self._read[model] = (entries, now)
-        return entries, now
+        view = self._read.get(model) or _View((), State(model), {}, {})
+        if new := self.store.documents(model, view.state.seq):
+            view = self._read[model] = _grown(view, new)
+        return view
+
+    def _look(self, model: str) -> Known:
+        view = self._current(model)
+        return Known(view.state.seq, view.state.versions, view.digests)
 
     def _known(self, model: str) -> State:
         now = self.state(model)
@@ -367,55 +396,71 @@ class Registry:
             raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
         return now
 
-    def _digests(self, model: str) -> dict[int, str]:
-        entries = self._current(model)[0]
-        return {entry.version or 0: entry.evidence["manifest"] for entry in entries if entry.event == "register"}
-
     def _load(self, model: str, digests: Mapping[int, str]) -> list[ModelVersion]:
-        documents = self._store.manifests(model, set(digests.values())) if digests else {}
+        documents = self.store.manifests(model, set(digests.values())) if digests else {}
         return [
             ModelVersion(model, number, digest, ModelManifest.read(documents[digest], digest))
             for number, digest in digests.items()
         ]
 
     def _registered(self, model: str, run_key: str) -> ModelVersion | None:
-        entries = self._current(model)[0]
-        same = (entry for entry in entries if entry.event == "register" and entry.run_key == run_key)
-        found = next(same, None)
-        return self.version(model, found.version) if found and found.version else None
+        number = self._current(model).runs.get(run_key)
+        return self.version(model, number) if number else None
 
     def _written(
         self, model: str, event: Event, version: int | None, run_key: str, mode: Mode | None = None
     ) -> Entry | None:
         """Return the entry a run has written for an event, unless a later entry took it back."""
         voiding = _VOIDED_BY.get(event, set())
-        for entry in reversed(self._current(model)[0]):
+        for entry in reversed(self._current(model).entries):
             if (entry.event, entry.version, entry.run_key) == (event, version, run_key):
                 return entry if mode in (None, entry.mode) else None
             if entry.event in voiding and (version is None or entry.version in (None, version)):
                 return None
         return None
 
-    def _write(self, entry: Entry) -> bool:
-        """Write an entry; a number that is taken may be taken by this very entry, whose reply got lost."""
-        if self._store.append(entry):
-            return True
-        found = self._store.entries(entry.model, entry.seq - 1)
-        return bool(found) and found[0].id == entry.id
+    def write(self, entries: Sequence[Entry], states: Mapping[int, VersionState]) -> bool:
+        """Write entries that follow the log as it was read; return False if others came first.
 
-    def _fetch(self, model: str, file: File, path: Path) -> None:
+        A number that is taken may be taken by this very entry, whose reply got lost.
+
+        :param states: state of each version the entries touch, after them.
+        :raises ConfigError: the store lets two writers win.
+        """
+        if not self._safe:
+            ensure_safe(self.store)
+            self._safe = True
+        if self.store.append(entries, states):
+            return True
+        found = self.store.documents(entries[0].model, entries[0].seq - 1)
+        return bool(found) and Entry.read(found[0]).id == entries[0].id
+
+    def fetch(self, model: str, file: File, path: Path) -> Path:
+        """Copy one artefact to a path; :raises DataError: its content is not the one that was registered."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         try:
-            self._bucket.download(_file_key(model, file), part)
+            self.bucket.download(file_key(model, file), part)
             if _sha256(part) != file.sha256:
                 raise DataError(
                     f"{file.name} of model {model} is not the file that was registered: its SHA-256 differs.",
                     "Do not open it. Restore the object from a backup.",
                 )
-            part.replace(path)
+            return part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _grown(view: _View, documents: Iterable[str]) -> _View:
+    """Return a log with more documents read; the one before stays as it is."""
+    new = [Entry.read(document) for document in documents]
+    registered = [entry for entry in new if entry.event == "register" and entry.version]
+    return _View(
+        (*view.entries, *new),
+        state(view.state.model, new, view.state.copy()),
+        view.digests | manifest_digests(new),
+        {entry.run_key: entry.version or 0 for entry in registered} | view.runs,
+    )
 
 
 def _check_name(model: str) -> None:
@@ -423,7 +468,7 @@ def _check_name(model: str) -> None:
         raise ConfigError(f"{model!r} is no model name.", "Use lower case letters, digits, _ and -, a letter first.")
 
 
-def _waits() -> Iterable[float]:
+def waits() -> Iterable[float]:
     """Yield the seconds to wait after each try; random, so that writers who met once do not meet again."""
     for attempt in range(_TRIES):
         yield random.uniform(0, min(0.5, 0.01 * 2**attempt))  # noqa: S311 - no secret
@@ -442,7 +487,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file_key(model: str, file: File) -> str:
+def file_key(model: str, file: File) -> str:
+    """Return the key of an artefact in the bucket."""
     return f"{model}/files/{file.sha256}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from adin import datasets
 from adin.datasets.versions import inputs_hash
 from adin.errors import RefusedError
-from adin.models import ModelManifest, registry
+from adin.models import ModelManifest, Query, registry
 from adin.models.artifact import CODE
 from adin.problem import Problem, problem
 from adin.window import Window
@@ -29,8 +29,8 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
         raise RefusedError(f"Training of {name} is {mode}.", f"Resume it with `adin ct resume {name}`.")
     same = datasets.find(name, inputs_hash(name, window))
     if same and not force:
-        spec = problem(name)
-        trained = [each for each in models.search(name, dataset=same.commit) if _trained_as(spec, each.manifest)]
+        spec, found = problem(name), models.search(Query(name, dataset=same.commit))
+        trained = [each for each in found.versions if _trained_as(spec, each.manifest)]
         if trained:
             raise RefusedError(
                 f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}, "

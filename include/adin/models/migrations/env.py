@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from adin.models.store_database import _METADATA
+from adin.models.tables import METADATA
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=_METADATA)
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
 context.run_migrations()
