@@ -114,7 +114,10 @@ class Predictor:
         import pandas as pd
 
         asked = self._asked(instances)
-        asked["prediction_time"] = asked[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
+        try:
+            asked["prediction_time"] = asked[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
+        except OverflowError:
+            raise DataError(f"{self.spec.event_time} is too early for a time.", "Write a real one.") from None
         columns, times = self.reader.read(instances, self.spec.serving.timeout.total_seconds())
         moments = asked["prediction_time"].tz_localize(None).to_numpy("datetime64[us]")
         for view in self.service.views:
