@@ -194,7 +194,7 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
         "split": spec.split.model_dump(),
         "service": service.name,
         "features": list(service.columns),
-        "registry": _hash_of_files(spec_path for spec_path in (settings().feature_repo / spec.domain).rglob("*.py")),
+        "registry": repo.definitions_hash(spec.domain),
         "join": _hash_of_files((ROOT / "include" / "spark").glob("*.py")),
         "sources": sources,
     }

@@ -6,6 +6,7 @@ pickles.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import warnings
@@ -273,6 +274,20 @@ def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:
     request = {item.name: str(item.dtype) for asked in source.source_request_sources.values() for item in asked.schema}
     inputs |= {name: name for name in request}
     return OnDemand(source.name, features, inputs, source.feature_transformation.udf, request)
+
+
+def read_anew() -> None:
+    """Forget what was read, for processes that outlive a change of the definitions."""
+    domain.cache_clear()
+    service.cache_clear()
+
+
+def definitions_hash(name: str) -> str:
+    """Return the SHA-256 of a domain's Python files: what a training set and a model were made with."""
+    digest = hashlib.sha256()
+    for path in sorted((settings().feature_repo / name).rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _feast_objects(path: Path) -> tuple[Any, ...]:

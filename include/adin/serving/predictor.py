@@ -57,6 +57,13 @@ def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
         if number is None:
             raise RefusedError(f"Model {name} has no champion.", f"Train it: DAG train__{name}.")
     found = models.version(name, number)
+    repo.read_anew()
+    if repo.definitions_hash(spec.domain) != found.manifest.registry:
+        log.warning(
+            "version %d of %s was trained with other feature definitions: its on-demand features may differ",
+            number,
+            name,
+        )
     service = repo.service(spec.domain, found.manifest.service)
     if gone := sorted(set(found.manifest.features) - set(service.columns)):
         raise RefusedError(f"Version {number} of {name} needs features that are no more: {', '.join(gone)}.")
