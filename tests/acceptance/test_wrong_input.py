@@ -1,4 +1,4 @@
-"""Raw data that is missing, corrupt or of another schema, through the scheduler: told, harmless, and mended by a re-run."""
+"""Raw data that is missing, corrupt or of another schema, through the scheduler: told, harmless, mended by a re-run."""
 
 from __future__ import annotations
 
