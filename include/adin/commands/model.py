@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adin import retention
 from adin.commands import model_access, model_look, output
 from adin.commands.model_look import number as _number
 from adin.commands.rollback import rollback
@@ -229,6 +230,21 @@ def _moved(moved: list[bundles.Moved], json: bool) -> None:
         return output.emit([asdict(each) for each in moved])
     rows = [(m.model, m.versions, m.entries, m.new, m.files, f"{m.bytes:,}") for m in moved]
     output.table(["model", "versions", "log entries", "of them new", "files", "bytes"], rows)
+
+
+@app.command("gc", epilog="Example: adin model gc --apply")
+def gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Mark and delete; without it only the plan is shown.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Show, or with --apply mark and after the grace time delete, what nothing refers to."""
+    models = registry()
+    found = (retention.collect if apply else retention.plan)(models.store, retention.collectors(models))
+    if json:
+        return output.emit([asdict(each) for each in found])
+    columns = ["kind", "thing", "step", "due (UTC)", "bytes", "why"]
+    rows = [(p.collector, p.name, p.step, f"{p.due:%Y-%m-%d %H:%M}", f"{p.bytes:,}", p.why) for p in found]
+    return output.table(columns, rows, title="" if apply else "Plan; --apply does it.")
 
 
 @app.command("doctor", epilog="Example: adin model doctor --no-files")
