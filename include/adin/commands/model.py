@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from adin import retention
-from adin.commands import model_access, model_look, output
+from adin.commands import model_access, model_events, model_look, output
 from adin.commands.model_look import number as _number
 from adin.commands.rollback import rollback
 from adin.errors import DataError, NotFoundError
@@ -21,6 +21,7 @@ from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(model_access.app, name="access")
+app.add_typer(model_events.app, name="events")
 app.command("search", epilog="Example: adin model search --metric 'auc>=0.71' --order -auc")(model_look.search)
 app.command("compare", epilog="Example: adin model compare flights_delay:champion flights_delay:3")(model_look.compare)
 app.command("card", epilog="Example: adin model card flights_delay:champion --html card.html")(model_look.card)
