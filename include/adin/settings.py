@@ -37,6 +37,14 @@ class Settings(BaseSettings):
     read_timeout: float = Field(60, gt=0, description="Seconds to wait for an answer of any service.")
     registry_patience: float = Field(20, gt=0, description="Seconds to keep asking AMVersion's stores while they fail.")
     token_days: float = Field(90, gt=0, le=366, description="Days for which a token of AMVersion is good.")
+    model_webhooks: tuple[str, ...] = Field((), description="Names of connections webhook_<name>, as a JSON list.")
+    webhook_pause: float = Field(5, gt=0, description="Seconds between two looks for what webhooks are to be told.")
+    retention_grace_days: float = Field(7, ge=0, description="Days between marking garbage and deleting it.")
+    retention_version_days: float = Field(
+        90,
+        ge=1,
+        description="Days nobody touched a model version that was never champion, until it is garbage.",
+    )
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")

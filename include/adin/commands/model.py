@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from adin.commands import model_access, model_look, output
+from adin import retention
+from adin.commands import model_access, model_events, model_look, output
 from adin.commands.model_look import number as _number
 from adin.commands.rollback import rollback
 from adin.errors import DataError, NotFoundError
@@ -20,6 +21,7 @@ from adin.models import bundle as bundles
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(model_access.app, name="access")
+app.add_typer(model_events.app, name="events")
 app.command("search", epilog="Example: adin model search --metric 'auc>=0.71' --order -auc")(model_look.search)
 app.command("compare", epilog="Example: adin model compare flights_delay:champion flights_delay:3")(model_look.compare)
 app.command("card", epilog="Example: adin model card flights_delay:champion --html card.html")(model_look.card)
@@ -229,6 +231,21 @@ def _moved(moved: list[bundles.Moved], json: bool) -> None:
         return output.emit([asdict(each) for each in moved])
     rows = [(m.model, m.versions, m.entries, m.new, m.files, f"{m.bytes:,}") for m in moved]
     output.table(["model", "versions", "log entries", "of them new", "files", "bytes"], rows)
+
+
+@app.command("gc", epilog="Example: adin model gc --apply")
+def gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Mark and delete; without it only the plan is shown.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Show, or with --apply mark and after the grace time delete, what nothing refers to."""
+    models = registry()
+    found = (retention.collect if apply else retention.plan)(models.store, retention.collectors(models))
+    if json:
+        return output.emit([asdict(each) for each in found])
+    columns = ["kind", "thing", "step", "due (UTC)", "bytes", "why"]
+    rows = [(p.collector, p.name, p.step, f"{p.due:%Y-%m-%d %H:%M}", f"{p.bytes:,}", p.why) for p in found]
+    return output.table(columns, rows, title="" if apply else "Plan; --apply does it.")
 
 
 @app.command("doctor", epilog="Example: adin model doctor --no-files")

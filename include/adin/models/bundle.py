@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -171,19 +172,32 @@ class _Bundle:
 def _bring(models: Registry, model: _Model, bundle: _Bundle) -> Moved:
     new = model.entries[_known_part(models, model) :]
     if new:
-        with tempfile.TemporaryDirectory() as folder:
-            for file in model.files.values():
-                path = Path(folder) / file.sha256
-                with bundle.open(f"{model.name}/files/{file.sha256}") as content, path.open("wb") as copy:
-                    while chunk := content.read(_CHUNK):
-                        copy.write(chunk)
-                models.bucket.upload(file_key(model.name, file), path)
-                path.unlink()
+        _upload(models, model, bundle, list(model.files.values()))
         for digest, document in model.manifests.items():
             models.store.put_manifest(model.name, digest, document)
         if not models.write(new, model.now.versions):
             raise _elsewhere(model.name, "changed while it was imported")
+    models.settle()
+    expired = models.state(model.name).expired
+    whole = models.some(model.name, [number for number in models.digests(model.name) if number not in expired])
+    wanted = {file.sha256: file for version in whole for file in version.manifest.files}
+    lost = [
+        file
+        for digest, file in wanted.items()
+        if digest in model.files and not models.bucket.exists(file_key(model.name, file))
+    ]
+    _upload(models, model, bundle, lost)
     return _moved(model.name, model.entries, model.files.values(), len(new))
+
+
+def _upload(models: Registry, model: _Model, bundle: _Bundle, files: Iterable[File]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            path = Path(folder) / file.sha256
+            with bundle.open(f"{model.name}/files/{file.sha256}") as content, path.open("wb") as copy:
+                shutil.copyfileobj(content, copy, _CHUNK)
+            models.bucket.upload(file_key(model.name, file), path)
+            path.unlink()
 
 
 def _known_part(models: Registry, model: _Model) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import random
 import re
 import tempfile
@@ -28,6 +29,8 @@ from adin.settings import settings
 MANIFEST = "manifest.json"
 #: Writers that may come first before an append gives up.
 _TRIES = 50
+#: Note that says until when things are being deleted, see :mod:`adin.models.garbage`.
+SWEEP = "sweep"
 #: Events which take an earlier entry back: after one of them a repeated run has to write anew.
 _VOIDED_BY: dict[str, set[str]] = {
     "promote": {"undone"},
@@ -169,6 +172,15 @@ class Registry:
         """Return all versions of a model, oldest first; empty for an unknown model."""
         return self._load(model, self._current(model).digests)
 
+    def digests(self, model: str) -> dict[int, str]:
+        """Return the hash of each version's manifest, by number; empty for an unknown model."""
+        return dict(self._current(model).digests)
+
+    def some(self, model: str, numbers: Iterable[int]) -> list[ModelVersion]:
+        """Return versions of a model, in the order asked for."""
+        digests = self._current(model).digests
+        return self._load(model, {number: digests[number] for number in numbers})
+
     def search(self, query: Query) -> Page:
         """Return a page of the versions that fit all that is asked for."""
         hits = self.store.search(query, self._look)
@@ -210,7 +222,7 @@ class Registry:
         :raises NotFoundError: the version has no such file.
         :raises DataError: its content is not the one that was registered.
         """
-        files = {file.name: file for file in self.version(model, number).manifest.files}
+        files = {file.name: file for file in self._whole(model, number).manifest.files}
         if name not in files:
             raise NotFoundError(f"Version {number} of {model} has no file {name}.", f"It has: {', '.join(files)}.")
         with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +235,7 @@ class Registry:
         :param target: made if need be; gets the files and ``manifest.json``.
         :raises DataError: a file's content is not the one that was registered; nothing of that name is left.
         """
-        version = self.version(model, number)
+        version = self._whole(model, number)
         target.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda file: self.fetch(model, file, target / file.name), version.manifest.files))
@@ -248,7 +260,7 @@ class Registry:
         """
         _check_name(model)
         if found := self._registered(model, run_key):
-            return found
+            return self._settled(found, files)
         kept = [_described(name, path) for name, path in sorted(files.items())]
         created = manifest.get("created") or datetime.now(UTC)
         facts = {**manifest, "model": model, "run_key": run_key, "created": created, "files": kept}
@@ -268,7 +280,7 @@ class Registry:
                 now, "register", version=number, actor=actor, reason="trained", evidence=evidence, run_key=run_key
             )
             if self.write([entry], {number: "registered"}):
-                return ModelVersion(model, number, checked.digest, checked)
+                return self._settled(ModelVersion(model, number, checked.digest, checked), files)
             if found := self._registered(model, run_key):
                 return found
             time.sleep(wait)
@@ -379,6 +391,31 @@ class Registry:
 
     # --- inside
 
+    def settle(self) -> None:
+        """Wait until nothing is being deleted: what was written before this is then either safe or missing.
+
+        :raises ConflictError: it takes too long.
+        """
+        for wait in waits():
+            noted = self.store.note(SWEEP)
+            if noted is None or json.loads(noted[0]).get("until", "") <= datetime.now(UTC).isoformat():
+                return
+            time.sleep(wait)
+        raise ConflictError("Model files are being collected.", "Run it again; what was registered stays registered.")
+
+    def _settled(self, version: ModelVersion, files: Mapping[str, Path]) -> ModelVersion:
+        """Put back what a collection took away while the version was registered."""
+        self.settle()
+        model, manifest = version.model, version.manifest
+        self.store.put_manifest(model, version.digest, manifest.document)
+        given = [file for file in manifest.files if file.name in files]
+        with ThreadPoolExecutor(4) as pool:
+            there = pool.map(lambda file: self.bucket.exists(file_key(model, file)), given)
+            for file in [file for file, found in zip(given, there, strict=True) if not found]:
+                if _sha256(files[file.name]) == file.sha256:
+                    self.bucket.upload(file_key(model, file), files[file.name])
+        return version
+
     def _current(self, model: str) -> _View:
         _check_name(model)
         view = self._read.get(model) or _View((), State(model), {}, {})
@@ -389,6 +426,12 @@ class Registry:
     def _look(self, model: str) -> Known:
         view = self._current(model)
         return Known(view.state.seq, view.state.versions, view.digests)
+
+    def _whole(self, model: str, number: int) -> ModelVersion:
+        """Return a version that has its files."""
+        if number in self._current(model).state.expired:
+            raise NotFoundError(f"Version {number} of {model} gave up its files.", "It was never champion; train anew.")
+        return self.version(model, number)
 
     def _known(self, model: str) -> State:
         now = self.state(model)

@@ -25,6 +25,7 @@ def test_every_dag_file_is_read_without_an_error(bag):
         "train__flights_delay",
         "rollback__flights_delay",
         "ct_control",
+        "retention",
         "apply_features",
         "smoke_stack",
     } <= set(bag.dags)

@@ -1,0 +1,38 @@
+"""Webhooks that are told what happens to models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from adin.commands import output
+from adin.models import events, registry
+
+app = typer.Typer(no_args_is_help=True, help="Webhooks.")
+
+
+@app.command("status", epilog="Example: adin model events status")
+def status(json: output.Json = False) -> None:
+    """Show how far each webhook is; a new one begins with what happens from now on."""
+    models = registry()
+    found = [events.status(models, hook) for hook in events.webhooks()]
+    if json:
+        return output.emit([asdict(each) for each in found])
+    return output.table(["webhook", "entries to send"], [(each.webhook, each.behind) for each in found])
+
+
+@app.command("deliver", epilog="Example: adin model events deliver --follow")
+def deliver(
+    follow: Annotated[bool, typer.Option(help="Go on until stopped; run it as a service.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Send each webhook what it has not taken yet."""
+    deliverer = events.Deliverer(registry(), events.webhooks())
+    if follow:
+        return deliverer.follow()
+    found = deliverer.once()
+    if json:
+        return output.emit([asdict(each) for each in found])
+    return output.table(["webhook", "sent", "failure"], [(each.webhook, each.sent, each.failure) for each in found])
