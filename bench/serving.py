@@ -23,7 +23,7 @@ from bench.stock_features import features
 
 PROBLEM = "flights_delay"
 #: Threads that ask, and how many requests each round is.
-CLIENTS, REQUESTS = 4, 1200
+CLIENTS, REQUESTS = 4, 400
 
 
 def measure() -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def measure() -> list[dict[str, Any]]:
         }
         first = {name: _ask(port, headers, body)["predictions"][0] for name, (port, headers, body) in sides.items()}
         rounds = [{name: _load(*side) for name, side in sides.items()} for _ in range(3)]
-    equal = abs(first["ours"] - first["stock"]) < 1e-6
+    equal = max(first.values()) - min(first.values()) < 1e-6
     rows = []
     for place, (what, unit) in enumerate([("serving", "req/s"), ("serving_p50", "ms"), ("serving_p99", "ms")]):
         values = {name: round(float(np.median([each[name][place] for each in rounds])), 2) for name in sides}
