@@ -44,7 +44,7 @@ acceptance: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest tests/acceptance
+	$(TEST_STACK) .venv/bin/pytest --timeout 3600 tests/acceptance
 
 # Ours, the stock tool and the limit side by side, on the running stack after `make demo`; one row with ROW=serving.
 bench: setup
