@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from adin.connections import Connection
 from adin.stack.layout import postgres_binary
 from adin.stack.prepare import postgres_user
+from redis_server import free_port
 
 
 class PostgresServer:
@@ -28,9 +28,7 @@ class PostgresServer:
         if self.user:
             account = pwd.getpwnam(self.user)
             os.chown(folder, account.pw_uid, account.pw_gid)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=adin", "--no-sync"]
         self._run([postgres_binary("initdb"), "-D", str(folder), *options]).wait()
         self.start()
@@ -55,13 +53,12 @@ class PostgresServer:
 
     def kill(self) -> None:
         """Kill it and all its connections, as a power cut would."""
-        # the postmaster's children end by themselves when it is gone
-        self._process.send_signal(signal.SIGKILL)
+        # its children too: they would hold the memory which the next one needs
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        time.sleep(1)
 
     def _run(self, command: list[str]) -> subprocess.Popen[Any]:
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         group = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []} if self.user else {}
-        return subprocess.Popen(command, cwd="/", **quiet, **group)
+        return subprocess.Popen(command, cwd="/", start_new_session=True, **quiet, **group)
