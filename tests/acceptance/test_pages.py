@@ -63,7 +63,7 @@ def test_who_may_only_look_changes_nothing(viewer, method, path):
 @pytest.mark.flow(16, 17)
 @pytest.mark.parametrize(("method", "path"), routes("GET"))
 def test_every_page_and_answer_is_there_for_who_is_signed_in(viewer, method, path):
-    answer = viewer.get(path, params={"v": [1, 1]})
+    answer = viewer.get(path, params={"v": [1, 1], "to": "1", "target": "1"})
     assert answer.status_code == 200, answer.text
     assert "script" not in answer.headers["content-security-policy"]
 
