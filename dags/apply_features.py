@@ -45,7 +45,7 @@ The message names the file and line of a definition, or the server. Clear the ta
 def apply_features() -> None:
     """Declare the DAG."""
 
-    @task(doc_md="Refuses unknown keys; logs what apply would change. Writes nothing.")
+    @task(doc_md="Logs what apply would change. Writes nothing. If it fails, it names file and line of a definition.")
     def plan() -> dict[str, Any]:
         from adin.features import store
 
@@ -59,7 +59,7 @@ def apply_features() -> None:
     plan() >> FeastApplyOperator(
         task_id="apply",
         domain="{{ params.domain }}",
-        doc_md="Brings the registry to the definitions. Safe to run again.",
+        doc_md="Writes the definitions to the registry. If it fails, the registry is as before: clear it.",
     )
 
 

@@ -59,7 +59,7 @@ The message names the place and the remedy. A rollback under way is not interfer
 def ct_control() -> None:
     """Declare the DAG."""
 
-    @task(doc_md="Writes the new mode to the model's log; says what was in flight. Safe to run again.")
+    @task(doc_md="Writes the new mode to the model's log; says what was in flight. If it fails, clear it.")
     def change() -> dict[str, Any]:
         from adin import control
 
@@ -83,7 +83,9 @@ def ct_control() -> None:
         log.info("%s", found)
         return found
 
-    @task.short_circuit(doc_md="Goes on only where training was resumed and is to start at once.")
+    @task.short_circuit(
+        doc_md="Goes on only where training was resumed and is to start at once. If it fails, clear it."
+    )
     def run_now() -> bool:
         params = get_current_context()["params"]
         return params["action"] == "resume" and params["run_now"]
@@ -93,7 +95,7 @@ def ct_control() -> None:
         trigger_dag_id="train__{{ params.problem }}",
         trigger_run_id="resumed__{{ run_id }}",
         skip_when_already_exists=True,
-        doc_md="Starts one training run; a retry finds it.",
+        doc_md="Starts one training run. If it fails, clear it: a run already started is found.",
     )
     change() >> run_now() >> train
 

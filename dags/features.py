@@ -22,7 +22,7 @@ from operators.spark_hive import SparkHiveIngestOperator
 
 @task(
     doc_md="Refuses unknown keys and says which window the run is for; skips the schedule's runs after the source has "
-    "ended. Writes nothing."
+    "ended. Writes nothing. If it fails, it names the key of the form that is wrong."
 )
 def window(name: str) -> str:
     """Return the window."""
@@ -35,7 +35,7 @@ def window(name: str) -> str:
     poke_interval=30,
     timeout=86400,
     mode="reschedule",
-    doc_md="Waits for `_SUCCESS` in every raw day of the window. If it fails, load the days it names.",
+    doc_md="Waits for `_SUCCESS` in every raw day of the window. Writes nothing. If it fails, load the days it names.",
 )
 def wait_raw(domain: str, window: str) -> bool:
     """Return whether all raw days are there; give up after the form's minutes."""
@@ -53,7 +53,7 @@ def wait_raw(domain: str, window: str) -> bool:
     return not missing
 
 
-@task(doc_md="Stops the line when a quality rule is broken. Correct data or rule, clear the ingest tasks.")
+@task(doc_md="Judges the quality rules. Writes nothing. If it fails, correct data or rule and clear the ingest tasks.")
 def quality_gate(results: list[dict[str, Any]]) -> None:
     """Look at the rules each ingest job found broken."""
     from adin.features import publish
@@ -61,7 +61,7 @@ def quality_gate(results: list[dict[str, Any]]) -> None:
     publish.gate(results)
 
 
-@task(doc_md="Makes the staged days visible in Hive, one step a table. Safe to run again.")
+@task(doc_md="Makes the staged days visible in Hive, one step a table. If it fails, no table is half new: clear it.")
 def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the facts of each table."""
     from adin.features import publish as publishing
@@ -70,7 +70,7 @@ def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [publishing.publish(result) for result in results]
 
 
-@task(doc_md="Tells the DAGs that train on these features; a backfill is marked as one.")
+@task(doc_md="Writes the asset event that starts training; a backfill is marked as one. If it fails: clear it.")
 def done(domain: str, window: str, facts: list[dict[str, Any]]) -> None:
     """Leave the facts with the asset's event."""
     context = get_current_context()
@@ -121,7 +121,7 @@ def make(spec: Domain) -> None:
                     domain=spec.name,
                     view=table,
                     window=span,
-                    doc_md=f"`{table}.sql` over the window, staged and checked. If it fails, it names the raw file.",
+                    doc_md=f"Runs `{table}.sql`; writes staged days, checked. If it fails, mend the raw file it names.",
                 ).output
                 for table in spec.tables
             ]
@@ -134,7 +134,7 @@ def make(spec: Domain) -> None:
                     domain=spec.name,
                     view=view,
                     window=span,
-                    doc_md=f"Writes what changed in `{view}` to Redis; newer values win. Safe to run again.",
+                    doc_md=f"Writes what changed in `{view}` to Redis; newer values win. If it fails, clear it.",
                 )
 
         staged = ingest()

@@ -40,7 +40,7 @@ The message names the server that did not answer, or another collection under wa
 def retention() -> None:
     """Declare the DAG."""
 
-    @task(doc_md="Refuses unknown keys; logs what would be marked and deleted. Writes nothing.")
+    @task(doc_md="Logs what would be marked and deleted. Writes nothing. If it fails, it names the server.")
     def plan() -> dict[str, int]:
         from adin.models import registry
         from adin.retention import collectors
@@ -54,7 +54,7 @@ def retention() -> None:
             log.info("%s %s %s (%d bytes): %s", each.step, each.collector, each.name, each.bytes, each.why)
         return dict(Counter(each.step for each in found))
 
-    @task(doc_md="Marks and deletes, unless the form says only to plan. Safe to run again.")
+    @task(doc_md="Marks and deletes, unless the form says only to plan. If it fails, clear it: it goes on.")
     def collect() -> dict[str, int]:
         from adin.models import registry
         from adin.retention import collect as collected

@@ -60,7 +60,7 @@ def make(spec: Problem) -> None:
         },
     )
     def rollback() -> None:
-        @task(doc_md="What would change. Fails if the target does not load or lacks features. Changes nothing.")
+        @task(doc_md="Says what would change. Writes nothing. If it fails, the target does not load or lacks features.")
         def plan() -> dict[str, Any]:
             from adin import control
 
@@ -72,7 +72,9 @@ def make(spec: Problem) -> None:
                 log.info("%s: %s", name, value)
             return found
 
-        @task(doc_md="Compares the champion with the version that answers. If it fails: `adin ct reconcile`.")
+        @task(
+            doc_md="Compares champion and the version that answers. Writes nothing. If it fails: `adin ct reconcile`."
+        )
         def check() -> dict[str, Any]:
             from adin import control
 
@@ -97,7 +99,7 @@ def make(spec: Problem) -> None:
             },
             poll_interval=0.5,
             timeout=600,
-            doc_md="The KFP run: stop training, pin, load, probe, log. Safe to run again.",
+            doc_md="The KFP run: stop training, pin, load, probe, log. If it fails, clear it: nothing is done twice.",
         )
         if spec.rollback.approval:
             planned >> approval(spec) >> run
@@ -115,7 +117,7 @@ def approval(spec: Problem) -> Any:
         assigned_users=[{"id": user, "name": user} for user in spec.rollback.approvers] or None,
         ignore_downstream_trigger_rules=True,
         response_timeout=timedelta(hours=2),
-        doc_md="Waits up to two hours for somebody to read the plan and approve; rejected, nothing changes.",
+        doc_md="Waits up to two hours for somebody to approve the plan. Writes nothing. If it fails, nothing changed.",
     )
 
 

@@ -28,11 +28,11 @@ The task's message says what the service answered. Correct the connection under 
 def smoke_stack() -> None:
     """Declare the DAG."""
 
-    @task(doc_md="Refuses unknown keys. Writes nothing.")
+    @task(doc_md="Refuses unknown keys. Writes nothing. If it fails, start a run without them.")
     def check() -> None:
         check_conf(get_current_context())
 
-    @task(doc_md="Asks one service. If it fails, its message says what is wrong.")
+    @task(doc_md="Asks one service. Writes nothing. If it fails, its message says what is wrong.")
     def touch(name: str) -> str:
         from adin.airflow import hooks
 

@@ -63,14 +63,20 @@ def make(spec: Problem, source: Domain) -> None:
         },
     )
     def train() -> None:
-        @task(doc_md="Decides the window: all data up to the end of the run's own. Refuses unknown keys.")
+        @task(
+            doc_md="Decides the window: all data up to the end of the run's own. Writes nothing. If it fails, it names "
+            "the key of the form that is wrong."
+        )
         def window() -> str:
             context = get_current_context()
             check_conf(context)
             found = source.history(context)
             return str(stretched(spec.name, found) if context.get("triggering_asset_events") else found)
 
-        @task(doc_md="Skips the run when training is stopped, only a backfill made new data, or nothing changed.")
+        @task(
+            doc_md="Skips the run when training is stopped, only a backfill made new data, or nothing changed. Writes "
+            "nothing. If it fails, a registry or lakeFS does not answer: clear it when they do."
+        )
         def gates(window: str) -> str:
             from adin.pipelines import modes
 
@@ -85,7 +91,8 @@ def make(spec: Problem, source: Domain) -> None:
 
         @task(
             outlets=[assets.model(spec.name)],
-            doc_md="Compares the registry's champion with the version that answers. If it fails: `adin ct reconcile`.",
+            doc_md="Compares the registry's champion with the version that answers; writes the model's asset event. "
+            "If it fails: `adin ct reconcile`.",
         )
         def check(run: str) -> dict[str, Any]:
             from adin.pipelines import modes
@@ -108,14 +115,15 @@ def make(spec: Problem, source: Domain) -> None:
             problem=spec.name,
             window=span,
             outlets=[assets.dataset(spec.name)],
-            doc_md="Point-in-time join in Spark, one lakeFS commit. Same inputs, same commit. Safe to run again.",
+            doc_md="Point-in-time join in Spark; writes one lakeFS commit, the same for the same inputs. "
+            "If it fails, it names the partition or server: clear it.",
         )
         commit = "{{ ti.xcom_pull('dataset')['commit'] }}"
         explore = ClickHouseLoadOperator(
             task_id="explore",
             problem=spec.name,
             commit=commit,
-            doc_md="The same rows into ClickHouse, counted, in one step. Safe to run again.",
+            doc_md="Writes the same rows to ClickHouse, counted, in one step. If it fails, nothing was written.",
         )
         run = KfpRunOperator(
             task_id="train",
@@ -123,7 +131,7 @@ def make(spec: Problem, source: Domain) -> None:
             arguments={"problem": spec.name, "dataset": commit},
             timeout=spec.train.timeout.total_seconds() + timedelta(minutes=30).total_seconds(),
             deferrable=True,
-            doc_md="The KFP run: train, evaluate, register, promote. If it fails, the message names the step.",
+            doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",
         )
         pipeline >> dataset >> explore >> run
         check(run.output)

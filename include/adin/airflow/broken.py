@@ -32,4 +32,4 @@ def broken(dag_id: str, fault: str) -> None:
     doc = f"### What it does\nNothing.\n\n### What it writes\nNothing.\n\n### When it fails\n{fault}"
 
     with DAG(dag_id, schedule=None, default_args=DEFAULT_ARGS, tags=["broken"], doc_md=doc):
-        _Fault(task_id="mend", fault=fault, doc_md=fault)
+        _Fault(task_id="mend", fault=fault, doc_md=f"If it fails: {fault}")

@@ -81,16 +81,17 @@ def load_clickhouse(
     with clickhouse(conn) as client:
         client.command(f"CREATE DATABASE IF NOT EXISTS {_name(database)}")
         source = _source(lake, found.commit)
-        _ensure_table(client, table, source)
+        columns = _columns(client, source)
+        _ensure_table(client, table, columns)
         if _counts(client, table, found.commit) == expected:
             return LoadReport(table, found.commit, expected, loaded=False)
         client.command(f"DROP TABLE IF EXISTS {staging}")
         client.command(f"CREATE TABLE {staging} AS {table}")
         try:
-            columns = ", ".join(_name(column) for column in _columns(client, source))
+            listed = ", ".join(map(_name, columns))
             client.command(
-                f"INSERT INTO {staging} ({columns}, split, _commit) "
-                f"SELECT {columns}, extract(_path, 'split=([a-z]+)'), '{found.commit}' FROM {source}",
+                f"INSERT INTO {staging} ({listed}, split, _commit) "
+                f"SELECT {listed}, extract(_path, 'split=([a-z]+)'), '{found.commit}' FROM {source}",
                 settings={"query_id": key, "use_hive_partitioning": 0},
             )
             counted = _counts(client, staging, found.commit)
@@ -105,19 +106,22 @@ def load_clickhouse(
     return LoadReport(table, found.commit, expected, loaded=True)
 
 
-def _ensure_table(client: Any, table: str, source: str) -> None:
+def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:
     """Create the problem's table, or add the columns that this version brings."""
-    columns = _columns(client, source)
     declared = ", ".join(f"{_name(name)} {kind}" for name, kind in columns.items())
     client.command(
         f"CREATE TABLE IF NOT EXISTS {table} ({declared}, split LowCardinality(String), _commit String) "
         "ENGINE = MergeTree PARTITION BY _commit ORDER BY (split, event_timestamp) SETTINGS allow_nullable_key = 1"
     )
-    for name, kind in columns.items():
-        client.command(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {_name(name)} {kind}")
+    known = _columns(client, table)
+    new = {name: kind for name, kind in columns.items() if name not in known}
+    if new:
+        added = ", ".join(f"ADD COLUMN IF NOT EXISTS {_name(name)} {kind}" for name, kind in new.items())
+        client.command(f"ALTER TABLE {table} {added}")
 
 
 def _columns(client: Any, source: str) -> dict[str, str]:
+    """Return the columns of a table or table function, name to type."""
     rows = client.query(f"DESCRIBE TABLE {source}", settings={"use_hive_partitioning": 0}).result_rows
     return {row[0]: row[1] for row in rows}
 
