@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 
-import click
 import typer
 
 from adin.commands.output import errors
@@ -37,13 +36,7 @@ def main() -> None:
     """Run the command line; an error of ours becomes one line and exit code 1."""
     _register()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        app()
     except AdinError as error:
         errors.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Stopped.")
-        sys.exit(130)

@@ -17,7 +17,7 @@ from adin.errors import ConfigError, ServiceError
 from adin.settings import settings
 from adin.stack import checks
 from adin.stack.credentials import credentials, write_private
-from adin.stack.layout import HOST, home, lakefs_binary, port, postgres_binary, program
+from adin.stack.layout import HOST, home, port, postgres_binary, program
 
 #: Hive's own logging configuration needs a library that pyspark does not carry.
 _HIVE_LOGGING = """status = ERROR
@@ -103,23 +103,8 @@ def buckets() -> None:
             client.make_bucket(bucket)
 
 
-def lakefs_admin(environment: dict[str, str]) -> None:
-    """Set lakeFS up once, with the admin of our credentials."""
-    done = home("lakefs") / "set-up"
-    if done.exists():
-        return
-    made = credentials()
-    options = ["--access-key-id", made["lakefs_key"], "--secret-access-key", made["lakefs_secret"]]
-    try:
-        _run(lakefs_binary(), "setup", "--user-name", "admin", *options, environment=environment)
-    except ServiceError as error:
-        if "already complete" not in str(error):  # it was interrupted before the mark was made
-            raise
-    done.touch()
-
-
-def repository() -> None:
-    """Create the lakeFS repository of dataset versions."""
+def dataset_repository() -> None:
+    """Give lakeFS its admin, who has our credentials, and the repository of dataset versions; once."""
     import lakefs_sdk
     from lakefs_sdk.client import LakeFSClient
 
@@ -127,9 +112,12 @@ def repository() -> None:
     client = LakeFSClient(
         lakefs_sdk.Configuration(host=f"{made.url}/api/v1", username=made.login, password=made.password)
     )
+    key = lakefs_sdk.AccessKeyCredentials(access_key_id=made.login, secret_access_key=made.password)
     storage = f"s3://{settings().dataset_bucket}/{made.schema}"
     creation = lakefs_sdk.RepositoryCreation(name=made.schema, storage_namespace=storage, default_branch="main")
     try:
+        if client.internal_api.get_setup_state().state != "initialized":
+            client.internal_api.setup(lakefs_sdk.Setup(username="admin", key=key))
         client.repositories_api.create_repository(creation)
     except lakefs_sdk.ApiException as error:
         if error.status != 409:

@@ -158,8 +158,7 @@ def _lakefs() -> Service:
         ports=("lakefs",),
         needs=("postgres", "s3"),
         environment=environment,
-        before=partial(prepare.lakefs_admin, environment),
-        after=prepare.repository,
+        after=prepare.dataset_repository,
     )
 
 
