@@ -46,7 +46,6 @@ class DatabaseStore:
         timeout = int(settings().read_timeout * 1000)
         self._engine = sa.create_engine(
             sa.URL.create("postgresql+psycopg2", conn.login, conn.password or None, conn.host, conn.port, conn.schema),
-            pool_pre_ping=True,
             connect_args={
                 "connect_timeout": max(1, int(settings().connect_timeout)),
                 "options": f"-c statement_timeout={timeout} -c timezone=UTC",
@@ -54,6 +53,9 @@ class DatabaseStore:
             },
             hide_parameters=True,
         )
+        # one statement is a transaction of its own: no round trips to begin and end one. A connection that was cut is
+        # noticed when it is used, and what failed is done again
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()
         self._ready = False
 
@@ -69,6 +71,8 @@ class DatabaseStore:
 
     def append(self, records: Sequence[Record], states: Mapping[int, VersionState]) -> bool:
         """Write all the records unless the number of the first is taken."""
+        if len(records) == 1 and records[0].seq > 1 and records[0].event != "register":
+            return bool(self._rows(index.step(records[0], states)))
         rows = [
             {**record.model_dump(include={"model", "seq", "event", "version", "time"}), "document": record.document}
             for record in records
@@ -165,16 +169,16 @@ class DatabaseStore:
 
     def _rows(self, query: Any) -> list[Any]:
         def read() -> list[Any]:
-            with self._engine.connect() as connection:
+            with self._single.connect() as connection:
                 return list(connection.execute(query))
 
         return self._call(read)
 
     def _write(self, statement: Any) -> int:
-        """Run a statement in a transaction of its own and return the rows it touched."""
+        """Run a statement and return the rows it touched."""
 
         def write() -> int:
-            with self._engine.begin() as connection:
+            with self._single.connect() as connection:
                 return connection.execute(statement).rowcount
 
         return self._call(write)
