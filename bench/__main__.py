@@ -16,10 +16,14 @@ ROWS = ("clickhouse_load", "serving", "orchestration_share", "registry")
 def main() -> None:
     """Measure, print, and write ``build/bench.json``."""
     asked = sys.argv[1:] or list(ROWS)
-    found = []
+    found, failed = [], []
     for row in asked:
         output.step(f"bench {row}")
-        found += importlib.import_module(f"bench.{row}").measure()
+        try:
+            found += importlib.import_module(f"bench.{row}").measure()
+        except Exception as error:  # the other rows are worth their time all the same
+            failed.append(row)
+            output.errors.print(f"{row} failed: {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
     for row in found:
         # ratios above 1 mean ours is better; for seconds less is better
         better = (
@@ -33,6 +37,8 @@ def main() -> None:
     path.write_text(json.dumps(found, indent=2))
     columns = ["name", "unit", "ours", "stock", "limit", "ratio_to_stock", "ratio_to_limit", "equal", "note"]
     output.table(columns, [[row[column] for column in columns] for row in found])
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

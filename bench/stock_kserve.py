@@ -17,6 +17,8 @@ import pandas as pd
 from adin.features.store import feature_store
 from adin.models import artifact, registry
 
+from bench.stock_features import features
+
 PROBLEM = "flights_delay"
 
 
@@ -44,26 +46,13 @@ class Transformer(kserve.Model):
     def __init__(self, predictor: str) -> None:
         super().__init__(PROBLEM)
         self.store = feature_store()
-        self.service = self.store.get_feature_service(PROBLEM)
-        found = registry().champion(PROBLEM)
-        assert found
-        self.columns = list(found.manifest.features)
         self.http = httpx.AsyncClient(base_url=predictor)
         self.ready = True
 
     async def predict(self, payload: Any, headers: Any = None) -> Any:
-        rows = [
-            {**row, "scheduled_departure": pd.Timestamp(row["scheduled_departure"]), "prediction_time": _asked(row)}
-            for row in payload["instances"]
-        ]
-        found = self.store.get_online_features(self.service, rows, full_feature_names=True).to_dict()
-        instances = [list(values) for values in zip(*(found[name] for name in self.columns), strict=True)]
+        instances = features(self.store, payload["instances"])
         answer = await self.http.post(f"/v1/models/{PROBLEM}:predict", json={"instances": instances})
         return answer.json()
-
-
-def _asked(row: dict[str, Any]) -> pd.Timestamp:
-    return pd.Timestamp(row["scheduled_departure"]) - pd.Timedelta(minutes=60)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The life of a job that runs elsewhere, told once.
 
-A job is named by a key made from dag, run, task and map index, not from the try: a retry looks for the job already
-going and follows it, instead of starting another.
+A job is named by a key made from dag, run, task, map index and what it is asked for, not from the try: a retry looks
+for the job already going and follows it, instead of starting another.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 _PATIENCE = 300
 #: Seconds between looks for a job whose start got no answer.
 _LOOK_AGAIN = (0.5, 2, 5)
-_STORED = "job"
 
 
-def key_of(context: Mapping[str, Any]) -> str:
-    """Return the run key of a task instance."""
+def key_of(context: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> str:
+    """Return the run key of a task instance; :param asked: what it asks for, if that is part of what the work is."""
     task = context["ti"]
-    return run_key(task.dag_id, task.run_id, task.task_id, task.map_index if task.map_index is not None else -1)
+    place = task.map_index if task.map_index is not None else -1
+    return run_key(task.dag_id, task.run_id, task.task_id, place, asked)
 
 
 class WorkOperator(BaseOperator):
@@ -84,6 +84,10 @@ class ExternalRunOperator(BaseOperator):
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
 
+    def asked(self) -> dict[str, Any]:
+        """Return what the job is asked for: a task that is cleared and asks for something else starts another job."""
+        return {}
+
     def find(self, key: str) -> str | None:
         """Return the id of the job that carries this key and goes or has succeeded, if there is one."""
         raise TypeError(f"{type(self).__name__} says not how a job is found.")
@@ -124,7 +128,7 @@ class ExternalRunOperator(BaseOperator):
         """Find or start the job and follow it."""
         activate(*self.connections)
         deadline = time.time() + self.timeout
-        self._key = key_of(context)
+        self._key = key_of(context, self.asked())
         job = self._job = self._adopt(self._key, context) or self._start(self._key)
         self._store(context, job)
         if self._killed:
@@ -145,7 +149,7 @@ class ExternalRunOperator(BaseOperator):
     def resume(self, context: Any, event: dict[str, Any]) -> Any:
         """Go on after the wait: the job's own system is asked again how it ended."""
         activate(*self.connections)
-        self._key, self._job = key_of(context), event["job"]
+        self._key, self._job = key_of(context, self.asked()), event["job"]
         return self._follow(event["job"], event["deadline"])
 
     def on_kill(self) -> None:
@@ -156,7 +160,7 @@ class ExternalRunOperator(BaseOperator):
             self.cancel(job)
 
     def _adopt(self, key: str, context: Any) -> str | None:
-        job = self.find(key) or self._stored(context)
+        job = self.find(key) or self._stored(context, key)
         if job:
             self.log.info("job %s is this task's, by its key %s", job, key)
         return job
@@ -186,14 +190,14 @@ class ExternalRunOperator(BaseOperator):
         return self.result(job)
 
     def _store(self, context: Any, job: str) -> None:
-        context["ti"].xcom_push(key=_STORED, value=job)
+        context["ti"].xcom_push(key="job", value=job)
         if (store := context.get("task_state_store")) is not None:
-            store.set(_STORED, job)
+            store.set(self._key, job)
 
-    def _stored(self, context: Any) -> str | None:
+    def _stored(self, context: Any, key: str) -> str | None:
         """Return the job an earlier try stored, unless it ended badly or is gone: then the work begins anew."""
         store = context.get("task_state_store")
-        job = store.get(_STORED) if store is not None else None
+        job = store.get(key) if store is not None else None
         if not job:
             return None
         try:

@@ -45,6 +45,10 @@ class KfpRunOperator(ExternalRunOperator):
         self.arguments = arguments
         self.experiment = experiment
 
+    def asked(self) -> dict[str, Any]:
+        """Return pipeline and arguments: another dataset commit is another run."""
+        return {"pipeline": self.pipeline, "arguments": self.arguments, "experiment": self.experiment}
+
     def find(self, key: str) -> str | None:
         """Find a run by its name; one that ended badly is not taken up again."""
         run = self._client().find(key)

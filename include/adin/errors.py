@@ -48,6 +48,10 @@ class ServiceError(AdinError):
     retryable = True
 
 
+class UnreachableError(ServiceError):
+    """A server gave no answer, or said that it cannot answer now: nothing is known about what it was asked."""
+
+
 class RunFailedError(AdinError):
     """An external job ended badly: failed, cancelled or vanished.
 

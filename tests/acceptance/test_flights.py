@@ -7,18 +7,20 @@ import json
 import subprocess
 import threading
 import time
+from datetime import timedelta
 
 import pytest
+import redis_content
 from adin import datasets
 from adin.connections import connection
 from adin.datasets.clickhouse import clickhouse
 from adin.errors import ServiceError
-from adin.features import hive, repo
+from adin.features import hive, online, repo
 from adin.models import registry
 from adin.problem import problem
-from adin.run_key import content_hash
 from adin.serving.client import ServingClient
 from adin.settings import ROOT
+from adin.window import Window
 
 PROBLEM = "flights_delay"
 
@@ -170,12 +172,36 @@ def test_a_hot_swap_fails_no_request_and_changes_the_version_once(champion, airf
 def test_a_backfill_by_day_gives_what_one_run_over_the_window_gave(line, airflow, run_airflow):
     tables = [view.table for view in repo.domain("flights").views]
     before = {table: hive.partitions(table) for table in tables}
-    online = _online()
+    content = redis_content.content()
     days = ("--from-date", "2013-03-01", "--to-date", "2013-03-03")
     run_airflow("backfill", "create", "--dag-id", "features__flights", *days, "--max-active-runs", "1")
     _wait_for_backfill(airflow, 3)
     assert {table: hive.partitions(table) for table in tables} == before
-    assert _online() == online
+    assert redis_content.content() == content
+
+
+@pytest.mark.flow(9, 11)
+def test_features_come_online_day_by_day_as_by_one_run_and_a_second_time_nothing_changes(line):
+    views = [view.name for view in repo.service("flights", PROBLEM).views]
+    year, days = Window.parse("2013-01-01", "2014-01-01"), Window.parse("2013-03-01", "2013-03-04")
+    each_day = [Window.parse(str(day), str(day + timedelta(days=1))) for day in days.days]
+
+    def load(*windows: Window) -> str:
+        for view in views:
+            for window in windows:
+                online.materialize("flights", view, window)
+        return redis_content.content()
+
+    before = redis_content.content()
+    try:
+        redis_content.flush()
+        at_once = load(days)
+        redis_content.flush()
+        assert load(*reversed(each_day)) == at_once != redis_content.EMPTY
+        assert load(*each_day) == at_once
+    finally:
+        after = load(year)
+    assert after == before
 
 
 @pytest.mark.flow(10)
@@ -195,19 +221,6 @@ def test_every_connection_answers_its_smoke_test(line, airflow):
         task["task_id"] for task in airflow.tasks("smoke_stack", "acceptance-smoke") if task["state"] == "success"
     }
     assert {"spark", "feast", "lakefs", "clickhouse", "kfp", "kserve", "s3", "amversion"} <= answers
-
-
-def _online() -> str:
-    """Return a hash of all that is in Redis."""
-    from redis import Redis
-
-    conn = connection("feast")
-    with Redis(conn.host, conn.port, password=conn.password) as client:
-        found = {
-            key.hex(): {f.hex(): v.hex() for f, v in client.hgetall(key).items()}
-            for key in client.scan_iter(count=1000)
-        }
-    return content_hash(found)
 
 
 def _wait_for_backfill(airflow, runs: int) -> None:

@@ -7,8 +7,10 @@ import signal
 import time
 
 import pytest
+import redis_content
 from adin import datasets
 from adin.datasets.clickhouse import clickhouse
+from adin.features import hive
 from adin.models import registry
 from adin.stack import control
 
@@ -43,13 +45,26 @@ def test_servers_killed_in_the_middle_leave_one_commit_one_version_and_no_row_tw
             f"SELECT split, count() FROM datasets.{PROBLEM} WHERE _commit = '{made[0].commit}' GROUP BY split"
         )
     assert dict(rows.result_rows) == made[0].rows
+    assert hive.tables("adin_tmp") == {}
 
 
-def _wait_until_running(airflow, task: str) -> None:
+@pytest.mark.flow(9, 11)
+def test_redis_killed_while_features_come_online_holds_afterwards_what_it_would_have_held(line, airflow):
+    before = redis_content.content()
+    window = {"window_start": "2013-12-31T00:00:00Z", "window_end": "2014-01-01T00:00:00Z"}
+    airflow.start("features__flights", "acceptance-redis", window)
+    _wait_until_running(airflow, "materialize.", "features__flights", "acceptance-redis")
+    _kill("redis")
+    airflow.wait("features__flights", "acceptance-redis", timeout=900, progress=print)
+    assert redis_content.content() == before
+
+
+def _wait_until_running(airflow, task: str, dag: str = "train__flights_delay", run: str = "acceptance-faults") -> None:
+    """Wait until a task whose id begins so runs, or has ended well before one could look."""
     end = time.monotonic() + 900
     while time.monotonic() < end:
-        found = {each["task_id"]: each["state"] for each in airflow.tasks("train__flights_delay", "acceptance-faults")}
-        if found.get(task) in {"running", "deferred", "success"}:
+        found = {each["task_id"]: each["state"] for each in airflow.tasks(dag, run)}
+        if any(name.startswith(task) and state in {"running", "deferred", "success"} for name, state in found.items()):
             return
         time.sleep(0.3)
     raise AssertionError(f"{task} never ran: {found}")

@@ -74,7 +74,7 @@ def lines(path: Path) -> list[str]:
 # -- the stock client -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 @pytest.mark.parametrize(("score", "branch"), [(0.9, "deploy"), (0.1, "hold")])
 def test_the_stock_client_uploads_runs_and_waits_and_exactly_one_branch_leaves_its_mark(
     stock: kfp.Client, compiled: dict[str, Path], marks: Path, score: float, branch: str
@@ -99,7 +99,7 @@ def test_the_stock_client_uploads_runs_and_waits_and_exactly_one_branch_leaves_i
     assert sorted([states["condition-2"], states["condition-3"]]) == ["SKIPPED", "SUCCEEDED"]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_the_stock_client_runs_a_pipeline_from_its_file(
     stock: kfp.Client, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_the_stock_client_runs_a_pipeline_from_its_file(
     assert lines(marks) == ["it's"]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_terminated_run_is_canceled_and_none_of_its_processes_goes_on(
     stock: kfp.Client, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_terminated_run_is_canceled_and_none_of_its_processes_goes_on(
     assert task.state == "CANCELED"
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_recurring_run_fires_by_interval_until_it_is_disabled(
     stock: kfp.Client, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_recurring_run_fires_by_interval_until_it_is_disabled(
     assert error.value.status == 404
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_recurring_run_fires_by_a_cron_of_six_fields(
     stock: kfp.Client, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -188,7 +188,7 @@ def test_a_recurring_run_fires_by_a_cron_of_six_fields(
     assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_pipelines_versions_and_experiments_are_kept_by_name_and_listed_in_pages(
     stock: kfp.Client, compiled: dict[str, Path]
 ) -> None:
@@ -228,7 +228,7 @@ def test_pipelines_versions_and_experiments_are_kept_by_name_and_listed_in_pages
         stock.get_experiment(experiment_name="archived")
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_runs_are_found_by_name_state_time_and_experiment(
     stock: kfp.Client, client: KfpClient, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -372,7 +372,7 @@ def test_an_exit_handler_runs_when_the_body_has_failed(
     assert lines(marks) == ["tidied after FAILED"]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_condition_on_a_nan_fails_the_run_instead_of_running_neither_branch(
     client: KfpClient, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -381,7 +381,7 @@ def test_a_condition_on_a_nan_fails_the_run_instead_of_running_neither_branch(
     assert lines(marks) == []
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_step_changes_nothing_in_the_environment_and_says_which_package_it_lacks(
     client: KfpClient, compiled: dict[str, Path]
 ) -> None:
@@ -390,7 +390,7 @@ def test_a_step_changes_nothing_in_the_environment_and_says_which_package_it_lac
         client.wait(client.submit(compiled["greedy"], name="greedy"), 120, 0.5)
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_only_so_many_runs_go_at_a_time_and_a_waiting_one_can_be_canceled(
     client: KfpClient, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -404,7 +404,7 @@ def test_only_so_many_runs_go_at_a_time_and_a_waiting_one_can_be_canceled(
     client.terminate(runs[0])
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_every_step_of_a_loop_has_its_state_and_its_log(
     client: KfpClient, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -427,7 +427,7 @@ def test_every_step_of_a_loop_has_its_state_and_its_log(
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_a_caller_without_the_token_learns_nothing(server: LocalKfp) -> None:
     for token in ("", "wrong"):
         config = kfp_server_api.Configuration(host=server.conn.url)
@@ -442,7 +442,7 @@ def test_a_caller_without_the_token_learns_nothing(server: LocalKfp) -> None:
     assert server.token not in server.log.read_text()
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -459,7 +459,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(
     assert client.find(f"refused {said}") is None
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_bad_requests_get_an_error_that_names_the_fault(stock: kfp.Client, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [")
@@ -479,7 +479,7 @@ def test_bad_requests_get_an_error_that_names_the_fault(stock: kfp.Client, tmp_p
     refused(400, "No pipeline", runs.run_service_create_run, kfp_server_api.V2beta1Run(display_name="x"))
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_arguments_arrive_in_the_types_the_pipeline_declares(
     client: KfpClient, compiled: dict[str, Path], marks: Path
 ) -> None:
@@ -515,7 +515,7 @@ def test_submitting_twice_under_one_name_is_one_run_until_it_has_failed(
     assert lines(marks) == ["first", "first", "third"]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 def test_equal_files_are_one_version_and_a_changed_file_is_the_next(
     client: KfpClient, compiled: dict[str, Path], marks: Path, tmp_path: Path
 ) -> None:

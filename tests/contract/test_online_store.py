@@ -19,7 +19,7 @@ from adin.settings import settings
 from adin.window import Window
 from redis_server import RedisServer
 
-pytestmark = pytest.mark.flow(4, 5)
+pytestmark = pytest.mark.flow(9, 11)
 FEATURES = Path(__file__).parents[1] / "shop" / "features"
 AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
 

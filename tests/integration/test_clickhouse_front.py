@@ -41,7 +41,7 @@ def client() -> Iterator[Any]:
     client.command("DROP DATABASE front_test")
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 @pytest.mark.parametrize("compress", [False, "lz4", "zstd", "gzip"])
 def test_a_frame_comes_back_as_it_was_inserted(client: Any, compress: bool | str) -> None:
     client.command(
@@ -58,7 +58,7 @@ def test_a_frame_comes_back_as_it_was_inserted(client: Any, compress: bool | str
     assert other.query_arrow("SELECT * FROM front_test.t").num_rows == 1001
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 @pytest.mark.parametrize(
     ("statement", "code", "status"),
     [
@@ -76,21 +76,21 @@ def test_an_error_carries_the_code_and_status_of_the_real_server(statement: str,
         _client().query(statement)
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 def test_a_wrong_password_is_refused() -> None:
     with pytest.raises(DatabaseError, match="516"):
         _client(password="wrong")
     assert httpx.post(connection("clickhouse").url, content="SELECT 1").status_code == 403
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 def test_settings_and_parameters_hold_for_their_statement_only(client: Any) -> None:
     asked = "SELECT getSetting('max_threads') + {x:Int32}"
     assert client.query(asked, parameters={"x": 40}, settings={"max_threads": 2}).result_rows == [(42,)]
     assert client.query("SELECT getSetting('max_block_size')").result_rows == [(65409,)]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 def test_a_running_statement_is_killed_by_the_id_its_client_gave_and_the_id_is_unique(client: Any) -> None:
     said: list[str] = []
 
@@ -113,7 +113,7 @@ def test_a_running_statement_is_killed_by_the_id_its_client_gave_and_the_id_is_u
     assert "394" in said[0]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 def test_clients_work_side_by_side_and_no_row_is_lost(client: Any) -> None:
     client.command("CREATE TABLE front_test.t (who Int32, n Int32) ENGINE = MergeTree ORDER BY who")
 
@@ -130,7 +130,7 @@ def test_clients_work_side_by_side_and_no_row_is_lost(client: Any) -> None:
     assert client.query("SELECT count(), uniqExact(who, n) FROM front_test.t").result_rows == [(40, 40)]
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(13)
 def test_the_engine_reads_a_lakefs_commit_through_its_s3_gateway(client: Any) -> None:
     import lakefs_sdk
     from lakefs_sdk.client import LakeFSClient

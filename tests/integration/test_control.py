@@ -21,7 +21,8 @@ import pytest
 from adin import control
 from adin.commands.model import app
 from adin.connections import Connection, connection
-from adin.errors import ConflictError, RefusedError, RunFailedError
+from adin.control import swap
+from adin.errors import ConflictError, RefusedError, RunFailedError, UnreachableError
 from adin.features import repo
 from adin.models import Registry, artifact, registry
 from adin.pipelines import compiled, steps
@@ -265,6 +266,30 @@ def test_a_version_that_fails_under_load_gives_way_to_the_former_and_freezes_the
     assert steps.promote(MODEL, validated(8.0), folder, "next training").startswith("held")
     assert answers() == champion
     assert control.unfreeze(MODEL, actor="test", reason="mended").champion == champion
+
+
+def test_a_model_server_that_dies_during_a_promotion_costs_a_second_try_not_the_version(
+    models: Registry, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion, _ = champions()
+    number = validated(6.0)
+    folder = evaluation(tmp_path / "evaluation", champion)
+    look = swap.guard
+
+    def dying(*given: Any) -> dict[str, Any]:
+        server.kill()
+        return look(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(swap, "guard", dying)
+        with pytest.raises(UnreachableError):
+            steps.promote(MODEL, number, folder, "dies")
+    server.start()
+    until(lambda: ServingClient().status(MODEL)["ready"], 60)
+    assert steps.promote(MODEL, number, folder, "dies") == "promoted"
+    state = models.state(MODEL)
+    assert (state.champion, state.served, state.frozen) == (number, number, False)
+    assert answers() == number
 
 
 def test_a_version_compared_with_a_champion_of_yesterday_is_superseded(models: Registry, tmp_path: Path) -> None:

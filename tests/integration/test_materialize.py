@@ -20,7 +20,7 @@ from adin.settings import settings
 from adin.window import Window
 from redis_server import RedisServer
 
-pytestmark = pytest.mark.flow(4)
+pytestmark = pytest.mark.flow(9)
 SHOP = Path(__file__).parents[1] / "shop" / "features" / "shop"
 COLUMNS = {"shop": "string", "bread": "float", "level": "int", "event_timestamp": "timestamp"}
 COLUMNS |= {"created_timestamp": "timestamp"}

@@ -26,7 +26,7 @@ from adin.settings import ROOT, settings
 from redis_server import RedisServer, free_port
 from servers import Servers
 
-pytestmark = [pytest.mark.ml, pytest.mark.flow(13, 14)]
+pytestmark = [pytest.mark.ml, pytest.mark.flow(12, 14)]
 SHOP = Path(__file__).parents[1] / "shop"
 AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
 MODEL = "bread_bill"
@@ -242,6 +242,12 @@ def test_a_swap_under_load_fails_no_request_and_changes_the_version_once(client:
         (f"/v1/models/{MODEL}:predict", {"instances": [{**CORNER, "asked_at": None}]}, 422, "asked_at"),
         (f"/v1/models/{MODEL}:predict", {"instances": [{**CORNER, "asked_at": "soon"}]}, 422, "asked_at"),
         (f"/v1/models/{MODEL}:predict", {"instances": [{**CORNER, "asked_at": "9999-12-31"}]}, 422, "asked_at"),
+        (
+            f"/v1/models/{MODEL}:predict",
+            {"instances": [{**CORNER, "asked_at": "1677-09-21T00:12:44Z"}]},
+            422,
+            "asked_at",
+        ),
         (f"/v1/models/{MODEL}:predict", {"instances": [{**CORNER, "asked_at": 5}]}, 422, "asked_at"),
         (f"/v1/models/{MODEL}:predict", {"instances": [{**CORNER, "shop": "nowhere"}]}, 422, "prices"),
         (f"/v2/models/{MODEL}/infer", {"inputs": []}, 400, "inputs"),

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as some
 
-pytestmark = pytest.mark.flow(4, 5)
+pytestmark = pytest.mark.flow(9, 11)
 _FIELDS = {
     "Bytes": "bytes_val",
     "String": "string_val",

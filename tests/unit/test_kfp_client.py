@@ -11,7 +11,7 @@ from adin.errors import ConfigError
 from adin.pipelines.client import Run, Task, _portable
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 @pytest.mark.parametrize(
     ("value", "sent"),
     [
@@ -31,7 +31,7 @@ def test_arguments_are_sent_as_plain_json(value: object, sent: object) -> None:
     assert type(_portable("x", value)) is type(sent)
 
 
-@pytest.mark.flow(12)
+@pytest.mark.flow(22)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**60, object(), {"a": [float("nan")]}])
 def test_an_argument_that_json_cannot_carry_whole_is_refused_by_name(value: object) -> None:
     with pytest.raises(ConfigError, match="Argument share"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.ml, pytest.mark.flow(10)]
+pytestmark = [pytest.mark.ml, pytest.mark.flow(22)]
 
 
 def test_the_committed_pipelines_equal_a_fresh_compile() -> None:

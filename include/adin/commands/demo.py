@@ -49,6 +49,10 @@ def _summary(spec: Problem, seconds: float) -> None:
 
     models = registry()
     state = models.state(spec.name)
+    if not state.versions:
+        raise NotFoundError(
+            f"No version of {spec.name} was trained.", f"See the runs of train__{spec.name} in Airflow."
+        )
     newest = max(state.versions)
     shown = state.champion or newest
     manifest = models.version(spec.name, shown).manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -20,6 +21,19 @@ def plan(domain: Domain, json: output.Json = False) -> None:
 
     found = store.plan(domain)
     output.emit(found.as_dict()) if json else output.console.print(str(found))
+
+
+@app.command("env", epilog="Example: eval $(adin features env); feast -c feature_repo feature-views list")
+def env(json: output.Json = False) -> None:
+    """Print the variables which the stock Feast command line needs; they hold the store's password."""
+    from adin.features import store
+
+    found = store.environment()
+    if json:
+        return output.emit(found)
+    for name, value in found.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+    return None
 
 
 @app.command("apply", epilog="Example: adin features apply flights")

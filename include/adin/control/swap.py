@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from adin.errors import ConflictError, NotFoundError, RefusedError, ServiceError
+from adin.errors import ConflictError, NotFoundError, RefusedError, ServiceError, UnreachableError
 from adin.models import Registry
 from adin.problem import Guard, Problem
 from adin.serving.client import ServingClient
@@ -112,6 +112,7 @@ def guard(spec: Problem, serving: ServingClient, version: int, missing_before: f
     :param missing_before: share of views without a value before the swap, None if nothing was under load.
     :returns: what was seen, for the log.
     :raises RefusedError: a limit of ``promotion.guard`` is broken; names which, and the number.
+    :raises UnreachableError: the model server, or the store behind it, went away.
     """
     limits: Guard = spec.promotion.guard
     before = serving.counted(spec.name, version)
@@ -120,6 +121,8 @@ def guard(spec: Problem, serving: ServingClient, version: int, missing_before: f
         began = time.perf_counter()
         try:
             missing = max(missing, _missing(serving.predict(spec.name, [spec.example])))
+        except UnreachableError:  # says nothing about the version
+            raise
         except Exception as error:  # what fails is counted, whatever it is
             failed, first = failed + 1, first or str(error)[:300]
         seconds.append(time.perf_counter() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,11 @@ def load_clickhouse(
             if counted != expected:
                 raise DataError(f"ClickHouse read {counted} rows of {commit[:12]}, its manifest says {expected}.")
             client.command(f"ALTER TABLE {table} REPLACE PARTITION '{found.commit}' FROM {staging}")
-        finally:
-            client.command(f"DROP TABLE IF EXISTS {staging}")
+        except Exception:
+            with suppress(Exception):  # the error that came first is the one to tell; a retry drops it too
+                client.command(f"DROP TABLE IF EXISTS {staging}")
+            raise
+        client.command(f"DROP TABLE {staging}")
     return LoadReport(table, found.commit, expected, loaded=True)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adin.datasets.lake import Lake
-from adin.errors import ConflictError, DataError, NotFoundError
+from adin.errors import ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import hdfs, hive, jobs, repo
 from adin.problem import Problem, problem
 from adin.run_key import content_hash
@@ -66,25 +66,33 @@ def build(
     :param key: run key; names the Spark job and stands in the commit.
     :param progress: called with one line at each step.
     :raises DataError: no features or labels for the window, or the counts of a step disagree.
+    :raises ServiceError: features were published meanwhile; the next try takes them.
     """
     spec = problem(name)
     lake = lake or Lake()
     inputs = _inputs(spec, window)
     digest = content_hash(inputs)
     if found := find(name, digest, lake=lake):
+        _drop_temporary(name, digest, lake)  # of a try that was killed just after its commit
         progress(f"found {found.commit[:12]}: same inputs, same version")
         return found
     _drop_abandoned()
-    table = f"{settings().temp_database}.{name}_{digest[:16]}"
+    table = _table(name, digest)
     progress("point-in-time join in Spark")
     arguments = {"problem": name, "window": str(window), "table": table}
     result = jobs.run("retrieve", key=key, arguments=arguments)
     if not hive.exists(table):  # the result is of an earlier try which was killed after it dropped the table
         jobs.forget(key)
         result = jobs.run("retrieve", key=key, arguments=arguments)
+    if content_hash(_inputs(spec, window)) != digest:
+        hive.drop_table(table)
+        jobs.forget(key)
+        raise ServiceError(
+            f"Features of {name} were published while its training set was joined.", "The next try takes the new ones."
+        )
     progress(f"{sum(result['rows'].values()):,} rows; copying to lakeFS")
     version = _publish(spec, inputs, digest, result, key, lake)
-    hive.drop_table(table)
+    _drop_temporary(name, digest, lake)
     progress(f"committed {version.commit[:12]}")
     return version
 
@@ -186,7 +194,7 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
         "split": spec.split.model_dump(),
         "service": service.name,
         "features": list(service.columns),
-        "registry": _hash_of_files(spec_path for spec_path in (settings().feature_repo / spec.domain).rglob("*.py")),
+        "registry": repo.definitions_hash(spec.domain),
         "join": _hash_of_files((ROOT / "include" / "spark").glob("*.py")),
         "sources": sources,
     }
@@ -196,7 +204,7 @@ def _publish(
     spec: Problem, inputs: dict[str, Any], digest: str, result: dict[str, Any], key: str, lake: Lake
 ) -> DatasetVersion:
     """Copy the temporary table to a branch of its own and bring it to the problem's branch as one commit."""
-    branch = f"build-{spec.name}-{digest[:16]}"
+    branch = _branch(spec.name, digest)
     lake.ensure_branch(spec.name)
     for attempt in range(5):
         lake.delete_branch(branch)
@@ -215,7 +223,6 @@ def _publish(
             if attempt == 4:
                 raise
             continue  # another version came first: build on top of it
-        lake.delete_branch(branch)
         return DatasetVersion(spec.name, commit, manifest)
     raise AssertionError("unreachable")
 
@@ -260,6 +267,19 @@ def _manifest(inputs: dict[str, Any], result: dict[str, Any], files: list[dict[s
         "run_key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _table(name: str, digest: str) -> str:
+    return f"{settings().temp_database}.{name}_{digest[:16]}"
+
+
+def _branch(name: str, digest: str) -> str:
+    return f"build-{name}-{digest[:16]}"
+
+
+def _drop_temporary(name: str, digest: str, lake: Lake) -> None:
+    hive.drop_table(_table(name, digest))
+    lake.delete_branch(_branch(name, digest))
 
 
 def _drop_abandoned() -> None:

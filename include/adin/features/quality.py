@@ -40,10 +40,23 @@ def compile_schema(schema: Any) -> list[Rule]:
     """Return the rules of a pandera schema.
 
     :param schema: ``pandera.DataFrameSchema``.
-    :raises ConfigError: a check has no SQL form.
+    :raises ConfigError: something in it has no SQL form; a rule that is not checked must not look as if it was.
     """
     rules = []
+    for what, given in (
+        ("checks of the whole frame", schema.checks),
+        ("strict", schema.strict),
+        ("index", schema.index),
+    ):
+        if given:
+            raise ConfigError(
+                f"{what.capitalize()} of a schema have no SQL form.", "Write checks of columns, or unique."
+            )
     for name, column in schema.columns.items():
+        if column.regex:
+            raise ConfigError(f"Column {name} is a pattern, which has no SQL form.", "Name each column.")
+        if column.unique:
+            rules.append(Rule(f"{name} not unique", unique=(name,)))
         if not column.nullable:
             rules.append(Rule(f"{name} is null", f"{name} IS NULL"))
         rules += [_check(name, check) for check in column.checks]

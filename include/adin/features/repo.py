@@ -6,6 +6,7 @@ pickles.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import warnings
@@ -21,6 +22,7 @@ from typing import Any
 import yaml
 
 from adin.errors import ConfigError, NotFoundError
+from adin.features.feast_import import import_feast
 from adin.problem import duration
 from adin.settings import settings
 from adin.window import Window
@@ -173,6 +175,7 @@ def domain(name: str) -> Domain:
     path = settings().feature_repo / name
     if not (path / "raw.yaml").is_file():
         raise NotFoundError(f"No feature domain {name!r} in {settings().feature_repo}.", f"Known: {domains()}.")
+    import_feast()
     from feast import Entity, FeatureView
 
     spec = yaml.safe_load((path / "raw.yaml").read_text())
@@ -209,9 +212,9 @@ def service(domain_name: str, name: str) -> Service:
 
     :raises NotFoundError: the domain declares no service of that name.
     """
+    found = domain(domain_name)
     from feast import FeatureService, FeatureView
 
-    found = domain(domain_name)
     services = {each.name: each for each in found.feast_objects if isinstance(each, FeatureService)}
     if name not in services:
         raise NotFoundError(f"No FeatureService {name!r} in {found.path}.", f"Known: {', '.join(services) or 'none'}.")
@@ -271,6 +274,20 @@ def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:
     request = {item.name: str(item.dtype) for asked in source.source_request_sources.values() for item in asked.schema}
     inputs |= {name: name for name in request}
     return OnDemand(source.name, features, inputs, source.feature_transformation.udf, request)
+
+
+def read_anew() -> None:
+    """Forget what was read, for processes that outlive a change of the definitions."""
+    domain.cache_clear()
+    service.cache_clear()
+
+
+def definitions_hash(name: str) -> str:
+    """Return the SHA-256 of a domain's Python files: what a training set and a model were made with."""
+    digest = hashlib.sha256()
+    for path in sorted((settings().feature_repo / name).rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _feast_objects(path: Path) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, NotFoundError, ServiceError
 from adin.features import codec, repo
+from adin.features.feast_import import import_feast
 from adin.settings import settings
 from adin.window import Window
 
@@ -58,20 +59,18 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
     :raises ConfigError: the connection lacks something.
     """
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="feast")
+    import_feast()
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
     conn = conn or connection("feast")
     if not conn.extra.get("registry"):
         raise ConfigError("The connection feast names no registry.", "Add extra.registry; see docs/connections.md.")
-    options = {"password": conn.password, "username": conn.login, "ssl": bool(conn.extra.get("tls"))}
-    # each value is read as JSON: a password of digits must stay a text
-    given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value]
     config = RepoConfig(
         project=settings().project,
         provider="local",
         registry={"registry_type": "sql", "path": conn.extra["registry"], "cache_ttl_seconds": 60},
-        online_store={"type": "redis", "connection_string": ",".join([f"{conn.host}:{conn.port}", *given])},
+        online_store={"type": "redis", "connection_string": _redis(conn)},
         entity_key_serialization_version=3,
         **({"offline_store": _spark()} if offline else {}),
     )
@@ -79,6 +78,26 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
         return FeatureStore(config=config)
     except Exception as error:
         raise _unreachable(error) from error
+
+
+def environment() -> dict[str, str]:
+    """Return the variables with which the stock Feast command line reads ``feature_repo/feature_store.yaml``.
+
+    :raises ConfigError: a connection lacks something.
+    """
+    feast, spark = connection("feast"), connection("spark")
+    return {
+        "FEAST_REGISTRY": str(feast.extra["registry"]),
+        "FEAST_REDIS": _redis(feast),
+        "HIVE_METASTORE": str(spark.extra["metastore"]),
+    }
+
+
+def _redis(conn: Connection) -> str:
+    options = {"password": conn.password, "username": conn.login, "ssl": bool(conn.extra.get("tls"))}
+    # each value is read as JSON: a password of digits must stay a text
+    given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value]
+    return ",".join([f"{conn.host}:{conn.port}", *given])
 
 
 def plan(domain: str) -> Plan:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
-from adin.errors import ConflictError, DataError, RefusedError
+from adin.errors import ConflictError, DataError, RefusedError, UnreachableError
 from adin.models import Registry, artifact, registry
 from adin.problem import Problem, problem
 from adin.window import Window
@@ -165,7 +165,8 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
     """Put a version under load: does it load, log entry, swap, guard, log ``served``. Returns how it ended.
 
     Mode and freeze are read again by the log entry itself, just before serving is touched. If the swap fails the log
-    says ``undone``, the former version returns, and the model is frozen: the next training must not try the same.
+    says ``undone``, the former version returns, and the model is frozen: the next training must not try the same. If
+    the model server is away the log stands: the server follows it when it comes back, and a second try ends the work.
 
     :returns: ``promoted``, ``held: why``, or ``superseded: why`` if the champion is no longer the one compared with.
     """
@@ -208,6 +209,8 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
             run_key=run_key,
             guard=lambda number: swap.guard(spec, serving, number, missing) if number == version else {},
         )
+    except UnreachableError:
+        raise
     except Exception as error:
         _undo(spec, models, serving, version, told["against"], run_key, error)
         raise

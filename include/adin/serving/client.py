@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adin.connections import Connection, connection
-from adin.errors import AdinError, ConfigError, DataError, NotFoundError, RefusedError, ServiceError
+from adin.errors import (
+    AdinError,
+    ConfigError,
+    DataError,
+    NotFoundError,
+    RefusedError,
+    ServiceError,
+    UnreachableError,
+)
 from adin.settings import settings
 
 _ERRORS: dict[int, type[AdinError]] = {
@@ -17,11 +25,16 @@ _ERRORS: dict[int, type[AdinError]] = {
     404: NotFoundError,
     409: RefusedError,
     422: DataError,
+    502: UnreachableError,
+    503: UnreachableError,
+    504: UnreachableError,
 }
 
 
 class ServingClient:
     """A KServe model server.
+
+    Its methods raise :class:`UnreachableError` while it is away, :class:`ServiceError` when it fails.
 
     :param conn: default the connection ``kserve``.
     """
@@ -79,7 +92,7 @@ class ServingClient:
             answer = self._http.request(method, path, json=body)
         except httpx.TransportError as error:
             if again or isinstance(error, httpx.TimeoutException):
-                raise ServiceError(
+                raise UnreachableError(
                     f"The model server at {self._conn.url} does not answer: {error}.", "Is it up?"
                 ) from None
             # a kept connection may have been closed meanwhile, as after an error of the server's own; all that is

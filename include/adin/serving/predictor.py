@@ -57,6 +57,13 @@ def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
         if number is None:
             raise RefusedError(f"Model {name} has no champion.", f"Train it: DAG train__{name}.")
     found = models.version(name, number)
+    repo.read_anew()
+    if repo.definitions_hash(spec.domain) != found.manifest.registry:
+        log.warning(
+            "version %d of %s was trained with other feature definitions: its on-demand features may differ",
+            number,
+            name,
+        )
     service = repo.service(spec.domain, found.manifest.service)
     if gone := sorted(set(found.manifest.features) - set(service.columns)):
         raise RefusedError(f"Version {number} of {name} needs features that are no more: {', '.join(gone)}.")
@@ -114,7 +121,10 @@ class Predictor:
         import pandas as pd
 
         asked = self._asked(instances)
-        asked["prediction_time"] = asked[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
+        try:
+            asked["prediction_time"] = asked[self.spec.event_time] - pd.Timedelta(self.spec.predict_before)
+        except OverflowError:
+            raise DataError(f"{self.spec.event_time} is too early for a time.", "Write a real one.") from None
         columns, times = self.reader.read(instances, self.spec.serving.timeout.total_seconds())
         moments = asked["prediction_time"].tz_localize(None).to_numpy("datetime64[us]")
         for view in self.service.views:

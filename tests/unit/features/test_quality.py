@@ -71,6 +71,27 @@ def test_a_check_without_sql_form_is_refused_by_name():
         quality.compile_schema(schema)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pa.DataFrameSchema({"a": pa.Column(str)}, checks=pa.Check(lambda frame: True)),
+        pa.DataFrameSchema({"a": pa.Column(str)}, strict=True),
+        pa.DataFrameSchema({"a.*": pa.Column(str, regex=True)}),
+    ],
+    ids=["frame check", "strict", "pattern"],
+)
+def test_what_would_not_be_checked_is_refused(schema):
+    with pytest.raises(ConfigError, match="SQL form"):
+        quality.compile_schema(schema)
+
+
+def test_a_unique_column_is_a_rule():
+    assert [
+        rule.unique
+        for rule in quality.compile_schema(pa.DataFrameSchema({"a": pa.Column(str, unique=True, nullable=True)}))
+    ] == [("a",)]
+
+
 @pytest.mark.parametrize("table", ["origin_2h", "carrier_origin_24h", "tail_last", "weather", "plane", "outcomes"])
 def test_every_shipped_rule_has_a_sql_form(table):
     assert quality.compile_schema(repo.quality("flights")[table])

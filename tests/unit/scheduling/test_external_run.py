@@ -207,10 +207,18 @@ def test_a_job_is_found_by_its_stored_id_where_the_system_forgets_names(remote):
 
 @pytest.mark.parametrize("fate", ["BROKEN", NotFoundError("no such job")], ids=["failed", "gone"])
 def test_a_stored_job_that_failed_or_is_gone_is_started_anew(remote, fate):
-    system, store = remote(fate, "DONE"), Store(job="job-0")
+    system, store = remote(fate, "DONE"), Store({key_of(context()): "job-0"})
     assert operator().execute(context(store=store)) == {"made by": "job-1"}
-    assert store["job"] == "job-1"
+    assert store[key_of(context())] == "job-1"
     assert len(system.jobs) == 1
+
+
+def test_a_task_that_asks_for_something_else_than_before_starts_another_job(remote, monkeypatch):
+    system, store = remote("DONE"), Store()
+    for commit in ("old", "old", "new", "new"):
+        monkeypatch.setattr(JobOperator, "asked", lambda self, commit=commit: {"commit": commit})
+        operator().execute(context(store=store))
+    assert list(system.jobs.values()) == ["job-1", "job-2"]
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(remote):
