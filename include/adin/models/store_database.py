@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -189,12 +190,14 @@ class DatabaseStore:
                 self._migrate()
                 return call()
             except sa.exc.DBAPIError as error:
+                raise self._translated(error.orig or error) from None
+            except psycopg2.Error as error:  # of a cut connection, when SQLAlchemy takes it from the pool
                 raise self._translated(error) from None
 
         return patiently(translated)
 
-    def _translated(self, error: sa.exc.DBAPIError) -> Exception:
-        text = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    def _translated(self, error: BaseException) -> Exception:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "password authentication failed" in text or "does not exist" in text:
             return ConfigError(f"The {self._where} refuses: {text}.", "Check the connection amversion.")
         return ServiceError(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
