@@ -27,7 +27,7 @@ from adin.settings import settings
 
 MANIFEST = "manifest.json"
 #: Writers that may come first before an append gives up.
-_TRIES = 50
+_TRIES = 200
 #: Note that says until when things are being deleted, see :mod:`adin.models.garbage`.
 SWEEP = "sweep"
 #: Events which take an earlier entry back: after one of them a repeated run has to write anew.
@@ -510,7 +510,7 @@ def _check_name(model: str) -> None:
 def waits() -> Iterable[float]:
     """Yield the seconds to wait after each try; random, so that writers who met once do not meet again."""
     for attempt in range(_TRIES):
-        yield random.uniform(0, min(0.5, 0.01 * 2**attempt))  # noqa: S311 - no secret
+        yield random.uniform(0, min(0.1, 0.01 * 2 ** min(attempt, 4)))  # noqa: S311 - no secret
 
 
 def _described(name: str, path: Path) -> dict[str, Any]:

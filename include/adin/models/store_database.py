@@ -202,10 +202,21 @@ class DatabaseStore:
             return ConfigError(f"The {self._where} refuses: {text}.", "Check the connection amversion.")
         return ServiceError(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
 
+    def _migrated(self) -> str | None:
+        """Return the number of the last migration the tables have seen; None where there are no tables."""
+        with self._single.connect() as connection:
+            if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is None:
+                return None
+            found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return None if found is None else str(found)
+
     def _migrate(self) -> None:
         """Bring the tables up to date; of several processes one does it while the others wait."""
         with self._lock:
             if self._ready:
+                return
+            if self._migrated() == migrations.newest():
+                self._ready = True
                 return
             from alembic import command
 
