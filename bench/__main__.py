@@ -10,7 +10,7 @@ from pathlib import Path
 from adin.commands import output
 from adin.settings import ROOT
 
-ROWS = ("clickhouse_load", "serving", "orchestration_share")
+ROWS = ("clickhouse_load", "serving", "orchestration_share", "registry")
 
 
 def main() -> None:

@@ -132,10 +132,10 @@ def test_a_database_that_is_killed_and_started_again_has_every_change_it_confirm
     for writer in writers:
         writer.start()
     for _ in range(2):
-        _progress(confirmed)
+        _progress(confirmed, failures)
         postgres.kill()
         postgres.start()
-    _progress(confirmed)
+    _progress(confirmed, failures)
     stop.set()
     for writer in writers:
         writer.join(60)
@@ -146,10 +146,11 @@ def test_a_database_that_is_killed_and_started_again_has_every_change_it_confirm
     assert models.verify(model, files=True) == len(written) + 1
 
 
-def _progress(confirmed: list[list[str]]) -> None:
+def _progress(confirmed: list[list[str]], failures: list[Exception]) -> None:
     """Wait until every writer has done five more."""
     marks, wait = [len(done) + 5 for done in confirmed], threading.Event()
     for _ in range(600):
+        assert failures == []
         if all(len(done) >= mark for done, mark in zip(confirmed, marks, strict=True)):
             return
         wait.wait(0.1)

@@ -178,9 +178,8 @@ def test_a_registration_puts_back_what_a_collection_took_from_it(
         written = real(entries, states)
         for file in made:
             models.bucket.remove(f"{model}/files/{file}")
-        if swept == "during":
-            until = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
-            assert models.store.swap(SWEEP, json.dumps({"by": "x", "until": until}).encode(), None)
+        until = {"until": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()} if swept == "during" else {}
+        assert models.store.swap(SWEEP, json.dumps({"by": "x", **until}).encode(), None)
         return written
 
     import hashlib

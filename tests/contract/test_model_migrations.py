@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from adin.connections import Connection
 from adin.models import Query, Registry, registry
-from adin.models.migrations import config
+from adin.models.migrations import config, newest
 from adin.models.tables import METADATA
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -74,6 +74,7 @@ def test_the_tables_are_exactly_those_the_code_knows(engine: sa.Engine) -> None:
     migrate(engine, "head")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert context.get_current_revision() == newest()
         differences = [each for each in compare_metadata(context, METADATA) if "index" not in str(each[0])]
     assert differences == []
 

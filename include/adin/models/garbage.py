@@ -175,7 +175,7 @@ def _sweep(models: Registry) -> Iterator[None]:
     finally:
         now = models.store.note(SWEEP)
         if now and json.loads(now[0]).get("by") == mine:
-            models.store.swap(SWEEP, b"{}", now[1])
+            models.store.swap(SWEEP, json.dumps({"by": mine}).encode(), now[1])
 
 
 def _clock() -> datetime:

@@ -14,6 +14,30 @@ from adin.models.record import Record
 from adin.models.search import Query
 from adin.models.tables import HEADS, LOG, MANIFESTS, METRICS, VERSIONS
 
+_STEP = sa.text("""
+WITH written AS (
+    INSERT INTO log (model, seq, event, version, time, document)
+    VALUES (:model, :seq, :event, :version, :time, :document) ON CONFLICT DO NOTHING RETURNING seq
+), moved AS (
+    UPDATE head SET seq = :seq FROM written WHERE head.model = :model AND head.seq = :seq - 1 RETURNING head.seq
+), changed AS (
+    UPDATE version SET state = given.state
+    FROM moved, unnest(CAST(:numbers AS int[]), CAST(:states AS text[])) AS given (number, state)
+    WHERE version.model = :model AND version.number = given.number AND version.state <> given.state
+)
+SELECT seq FROM written
+""")
+
+
+def step(record: Record, states: Mapping[int, VersionState]) -> Any:
+    """Return the statement that writes a log entry which is neither a log's first nor a registration, and what it
+    changes; one round trip. It returns a row if the number was free.
+
+    :param states: state of each version the entry touches, after it.
+    """
+    row = record.model_dump(include={"model", "seq", "event", "version", "time"})
+    return _STEP.bindparams(**row, document=record.document, numbers=list(states), states=list(states.values()))
+
 
 def follow(connection: sa.Connection, records: Sequence[Record], states: Mapping[int, VersionState]) -> None:
     """Write what log entries change; nothing where the tables do not know the entries before.

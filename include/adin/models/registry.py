@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import random
@@ -28,7 +27,7 @@ from adin.settings import settings
 
 MANIFEST = "manifest.json"
 #: Writers that may come first before an append gives up.
-_TRIES = 50
+_TRIES = 200
 #: Note that says until when things are being deleted, see :mod:`adin.models.garbage`.
 SWEEP = "sweep"
 #: Events which take an earlier entry back: after one of them a repeated run has to write anew.
@@ -161,7 +160,7 @@ class Registry:
         :raises NotFoundError: there is no such version or alias.
         """
         model, _, wanted = text.partition(":")
-        now = self._known(model)
+        now = self._seen(model).state
         number = int(wanted) if wanted.isdecimal() else now.aliases.get(wanted or "champion")
         if number not in now.versions:
             known = ", ".join(now.aliases) or "none"
@@ -261,6 +260,7 @@ class Registry:
         _check_name(model)
         if found := self._registered(model, run_key):
             return self._settled(found, files)
+        swept = self._swept()
         kept = [_described(name, path) for name, path in sorted(files.items())]
         created = manifest.get("created") or datetime.now(UTC)
         facts = {**manifest, "model": model, "run_key": run_key, "created": created, "files": kept}
@@ -280,7 +280,8 @@ class Registry:
                 now, "register", version=number, actor=actor, reason="trained", evidence=evidence, run_key=run_key
             )
             if self.write([entry], {number: "registered"}):
-                return self._settled(ModelVersion(model, number, checked.digest, checked), files)
+                version = ModelVersion(model, number, checked.digest, checked)
+                return version if self.settle() == swept and b"until" not in swept else self._settled(version, files)
             if found := self._registered(model, run_key):
                 return found
             time.sleep(wait)
@@ -315,27 +316,15 @@ class Registry:
         if event == "ct_mode" and mode is None:
             raise RefusedError("The event ct_mode needs a mode.", "Give auto_deploy, train_only or stopped.")
         for wait in waits():
-            now = self._known(model)
-            if run_key and (found := self._written(model, event, version, run_key, mode)):
+            view = self._seen(model)
+            if run_key and (found := _written(view, event, version, run_key, mode)):
                 return found
-            if expect_seq is not None and now.seq != expect_seq:
+            if expect_seq is not None and view.state.seq != expect_seq:
                 raise ConflictError(
-                    f"The log of {model} is at entry {now.seq}, not at {expect_seq}.", "Read it and decide anew."
+                    f"The log of {model} is at entry {view.state.seq}, not at {expect_seq}.", "Read it and decide anew."
                 )
-            touched = {version, *now.aliases.values()}
-            entry = following(
-                now,
-                event,
-                version=version,
-                actor=actor,
-                reason=reason,
-                mode=mode,
-                alias=alias,
-                evidence=dict(evidence or {}),
-                run_key=run_key,
-            )
-            touched |= set(now.aliases.values())
-            if self.write([entry], {number: now.versions[number] for number in touched if number is not None}):
+            facts = {"mode": mode, "alias": alias, "evidence": dict(evidence or {}), "run_key": run_key}
+            if entry := self._next(view, event, version=version, actor=actor, reason=reason, **facts):
                 return entry
             time.sleep(wait)
         raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
@@ -361,8 +350,9 @@ class Registry:
         :raises RefusedError: the model is frozen, its mode forbids it, or the version is in no state for it.
         """
         for wait in waits():
-            now = self._known(model)
-            if run_key and (found := self._written(model, "promote", version, run_key)):
+            view = self._seen(model)
+            now = view.state
+            if run_key and (found := _written(view, "promote", version, run_key)):
                 return found
             if automatic and now.mode != "auto_deploy":
                 raise RefusedError(
@@ -375,33 +365,30 @@ class Registry:
                     f"{_named(now.champion)}.",
                     "Compare it with that one.",
                 )
-            with contextlib.suppress(ConflictError):
-                return self.append(
-                    model,
-                    "promote",
-                    version=version,
-                    actor=actor,
-                    reason=reason,
-                    expect_seq=now.seq,
-                    evidence={"against": against, **(evidence or {})},
-                    run_key=run_key,
-                )
+            facts = {"evidence": {"against": against, **(evidence or {})}, "run_key": run_key}
+            if entry := self._next(view, "promote", version=version, actor=actor, reason=reason, **facts):
+                return entry
             time.sleep(wait)
         raise ConflictError(f"{model}: {_TRIES} other writers came first.", "Run it again.")
 
     # --- inside
 
-    def settle(self) -> None:
+    def settle(self) -> bytes:
         """Wait until nothing is being deleted: what was written before this is then either safe or missing.
 
+        :returns: what tells the last collection from the one before it.
         :raises ConflictError: it takes too long.
         """
         for wait in waits():
-            noted = self.store.note(SWEEP)
-            if noted is None or json.loads(noted[0]).get("until", "") <= datetime.now(UTC).isoformat():
-                return
+            swept = self._swept()
+            if not swept or json.loads(swept).get("until", "") <= datetime.now(UTC).isoformat():
+                return swept
             time.sleep(wait)
         raise ConflictError("Model files are being collected.", "Run it again; what was registered stays registered.")
+
+    def _swept(self) -> bytes:
+        noted = self.store.note(SWEEP)
+        return noted[0] if noted else b""
 
     def _settled(self, version: ModelVersion, files: Mapping[str, Path]) -> ModelVersion:
         """Put back what a collection took away while the version was registered."""
@@ -433,11 +420,21 @@ class Registry:
             raise NotFoundError(f"Version {number} of {model} gave up its files.", "It was never champion; train anew.")
         return self.version(model, number)
 
-    def _known(self, model: str) -> State:
-        now = self.state(model)
-        if not now.seq:
+    def _seen(self, model: str) -> _View:
+        """Return a log that has entries."""
+        view = self._current(model)
+        if not view.entries:
             raise NotFoundError(f"No model {model!r}.", "See `adin model list`.")
-        return now
+        return view
+
+    def _next(self, view: _View, event: Event, *, version: int | None, **facts: Any) -> Entry | None:
+        """Write the entry that follows a log as it was read; return None if others came first."""
+        now = view.state.copy()
+        touched = {version, *now.aliases.values()}
+        entry = following(now, event, version=version, **facts)
+        touched |= set(now.aliases.values())
+        states = {number: now.versions[number] for number in touched if number is not None}
+        return entry if self.write([entry], states) else None
 
     def _load(self, model: str, digests: Mapping[int, str]) -> list[ModelVersion]:
         documents = self.store.manifests(model, set(digests.values())) if digests else {}
@@ -449,18 +446,6 @@ class Registry:
     def _registered(self, model: str, run_key: str) -> ModelVersion | None:
         number = self._current(model).runs.get(run_key)
         return self.version(model, number) if number else None
-
-    def _written(
-        self, model: str, event: Event, version: int | None, run_key: str, mode: Mode | None = None
-    ) -> Entry | None:
-        """Return the entry a run has written for an event, unless a later entry took it back."""
-        voiding = _VOIDED_BY.get(event, set())
-        for entry in reversed(self._current(model).entries):
-            if (entry.event, entry.version, entry.run_key) == (event, version, run_key):
-                return entry if mode in (None, entry.mode) else None
-            if entry.event in voiding and (version is None or entry.version in (None, version)):
-                return None
-        return None
 
     def write(self, entries: Sequence[Entry], states: Mapping[int, VersionState]) -> bool:
         """Write entries that follow the log as it was read; return False if others came first.
@@ -494,6 +479,17 @@ class Registry:
             part.unlink(missing_ok=True)
 
 
+def _written(view: _View, event: Event, version: int | None, run_key: str, mode: Mode | None = None) -> Entry | None:
+    """Return the entry a run has written for an event, unless a later entry took it back."""
+    voiding = _VOIDED_BY.get(event, set())
+    for entry in reversed(view.entries):
+        if (entry.event, entry.version, entry.run_key) == (event, version, run_key):
+            return entry if mode in (None, entry.mode) else None
+        if entry.event in voiding and (version is None or entry.version in (None, version)):
+            return None
+    return None
+
+
 def _grown(view: _View, documents: Iterable[str]) -> _View:
     """Return a log with more documents read; the one before stays as it is."""
     new = [Entry.read(document) for document in documents]
@@ -514,7 +510,7 @@ def _check_name(model: str) -> None:
 def waits() -> Iterable[float]:
     """Yield the seconds to wait after each try; random, so that writers who met once do not meet again."""
     for attempt in range(_TRIES):
-        yield random.uniform(0, min(0.5, 0.01 * 2**attempt))  # noqa: S311 - no secret
+        yield random.uniform(0, min(0.1, 0.01 * 2 ** min(attempt, 4)))  # noqa: S311 - no secret
 
 
 def _described(name: str, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -46,7 +47,6 @@ class DatabaseStore:
         timeout = int(settings().read_timeout * 1000)
         self._engine = sa.create_engine(
             sa.URL.create("postgresql+psycopg2", conn.login, conn.password or None, conn.host, conn.port, conn.schema),
-            pool_pre_ping=True,
             connect_args={
                 "connect_timeout": max(1, int(settings().connect_timeout)),
                 "options": f"-c statement_timeout={timeout} -c timezone=UTC",
@@ -54,6 +54,9 @@ class DatabaseStore:
             },
             hide_parameters=True,
         )
+        # one statement is a transaction of its own: no round trips to begin and end one. A connection that was cut is
+        # noticed when it is used, and what failed is done again
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()
         self._ready = False
 
@@ -69,6 +72,8 @@ class DatabaseStore:
 
     def append(self, records: Sequence[Record], states: Mapping[int, VersionState]) -> bool:
         """Write all the records unless the number of the first is taken."""
+        if len(records) == 1 and records[0].seq > 1 and records[0].event != "register":
+            return bool(self._rows(index.step(records[0], states)))
         rows = [
             {**record.model_dump(include={"model", "seq", "event", "version", "time"}), "document": record.document}
             for record in records
@@ -165,16 +170,16 @@ class DatabaseStore:
 
     def _rows(self, query: Any) -> list[Any]:
         def read() -> list[Any]:
-            with self._engine.connect() as connection:
+            with self._single.connect() as connection:
                 return list(connection.execute(query))
 
         return self._call(read)
 
     def _write(self, statement: Any) -> int:
-        """Run a statement in a transaction of its own and return the rows it touched."""
+        """Run a statement and return the rows it touched."""
 
         def write() -> int:
-            with self._engine.begin() as connection:
+            with self._single.connect() as connection:
                 return connection.execute(statement).rowcount
 
         return self._call(write)
@@ -185,20 +190,33 @@ class DatabaseStore:
                 self._migrate()
                 return call()
             except sa.exc.DBAPIError as error:
+                raise self._translated(error.orig or error) from None
+            except psycopg2.Error as error:  # of a cut connection, when SQLAlchemy takes it from the pool
                 raise self._translated(error) from None
 
         return patiently(translated)
 
-    def _translated(self, error: sa.exc.DBAPIError) -> Exception:
-        text = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    def _translated(self, error: BaseException) -> Exception:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "password authentication failed" in text or "does not exist" in text:
             return ConfigError(f"The {self._where} refuses: {text}.", "Check the connection amversion.")
         return ServiceError(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
+
+    def _migrated(self) -> str | None:
+        """Return the number of the last migration the tables have seen; None where there are no tables."""
+        with self._single.connect() as connection:
+            if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is None:
+                return None
+            found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return None if found is None else str(found)
 
     def _migrate(self) -> None:
         """Bring the tables up to date; of several processes one does it while the others wait."""
         with self._lock:
             if self._ready:
+                return
+            if self._migrated() == migrations.newest():
+                self._ready = True
                 return
             from alembic import command
 
