@@ -124,6 +124,15 @@ def test_a_taken_port_is_named_with_its_service_and_nothing_is_started(stack: St
 
 
 @pytest.mark.flow(1)
+def test_a_home_made_for_other_ports_is_refused_and_left_alone(stack: Stack) -> None:
+    stack("up", "redis")
+    made, stack.environment["ADIN_PORT_BASE"] = stack.ports, str(stack.ports + 25)
+    told = stack("up", "redis", fails=True)
+    stack.environment["ADIN_PORT_BASE"] = str(made)
+    assert f"ADIN_PORT_BASE={made}" in told
+    assert stack.redis().ping()
+
+
 def test_down_leaves_no_process_and_up_finds_what_was_stored(stack: Stack) -> None:
     stack("up", "redis", "clickhouse")
     stack.redis().set("kept", "yes")

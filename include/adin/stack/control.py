@@ -52,10 +52,11 @@ def up(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: Non
 
     :param only: names of services; default all.
     :param progress: called with one line for each service that is well.
-    :raises ConfigError: a port is taken, or a program is missing.
+    :raises ConfigError: a port is taken, a program is missing, or the home was made for other ports.
     :raises ServiceError: a service did not become well; the message shows the end of its log.
     """
     home().chmod(0o711)  # PostgreSQL may run as another user, who passes through
+    _check_port_base()
     credentials.write()
     known = services()
     wanted = _with_needs(known, only)
@@ -108,6 +109,18 @@ def restart(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _
     if _supervisor_pid() is not None:
         _stop([name for name in known if name in names])
     up(names, progress)
+
+
+def _check_port_base() -> None:
+    """Keep a home to the ports it was made with: its Hive tables name the NameNode's."""
+    kept, base = home() / "port_base", str(settings().port_base)
+    if not kept.exists():
+        kept.write_text(base)
+    if (made := kept.read_text()) != base:
+        raise ConfigError(
+            f"The stack in {home()} was made with ADIN_PORT_BASE={made}, now it is {base}; its tables name the ports.",
+            f"Set ADIN_PORT_BASE={made}, or another ADIN_HOME.",
+        )
 
 
 def _running() -> set[str]:
