@@ -40,7 +40,8 @@ servers: setup
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
 
 # The whole line through the scheduler, on an empty test stack.
-acceptance: setup
+acceptance:
+	@$(PYTHON) bootstrap.py --tests
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \

