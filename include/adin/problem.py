@@ -27,6 +27,8 @@ def duration(value: Any) -> Any:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
+_SPAN = r"^[1-9]\d{0,3}(d|w|mo)$"
+
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
@@ -35,6 +37,12 @@ def _months_before(end: datetime, months: int) -> datetime:
     count = end.year * 12 + end.month - 1 - months
     year, month = divmod(count, 12)
     return end.replace(year=year, month=month + 1, day=min(end.day, monthrange(year, month + 1)[1]))
+
+
+def _before(end: datetime, span: str) -> datetime:
+    if span.endswith("mo"):
+        return _months_before(end, int(span.removesuffix("mo")))
+    return end - timedelta(**{{"d": "days", "w": "weeks"}[span[-1]]: int(span[:-1])})
 
 
 class _Spec(BaseModel):
@@ -55,15 +63,18 @@ class Label(_Spec):
 
 
 class Split(_Spec):
-    """Lengths of the last spans of the window, in calendar months; training takes what lies before."""
+    """Lengths of the last spans of the window, such as ``15d``, ``2w`` or, in calendar months, ``2mo``.
 
-    validate_months: int = Field(2, ge=1)
-    test_months: int = Field(2, ge=1)
+    Training takes what lies before.
+    """
+
+    validation: str = Field("2mo", pattern=_SPAN)
+    test: str = Field("2mo", pattern=_SPAN)
 
     def bounds(self, end: datetime) -> tuple[datetime, datetime]:
         """Return where validation and test begin in a window that ends at ``end``."""
-        test = _months_before(end, self.test_months)
-        return _months_before(test, self.validate_months), test
+        test = _before(end, self.test)
+        return _before(test, self.validation), test
 
 
 class Training(_Spec):
@@ -147,7 +158,9 @@ class Promotion(_Spec):
     :param primary: metric compared with the champion; lower is better for losses and errors.
     :param min_effect: smallest gain worth a swap, in units of the metric.
     :param absolute: bounds each metric must keep, ``{metric: [low, high]}``; null leaves a side open.
-    :param beat_baseline_by: smallest gain over predicting the training mean.
+    :param baseline: feature column taken as a prediction, which the model must beat; default the training mean.
+    :param beat_baseline_by: smallest gain over the baseline.
+    :param most_of_baseline: largest share of the baseline's loss that the model may have.
     :param slices: feature columns by whose values the test metrics are also told.
     :param min_days: fewer days decide nothing; :param min_rows: nor do fewer rows.
     :param min_positives: nor, for a binary label, fewer rows of either kind.
@@ -159,7 +172,9 @@ class Promotion(_Spec):
     primary: str
     min_effect: float = Field(0.0, ge=0)
     absolute: dict[str, tuple[float | None, float | None]] = {}
+    baseline: str | None = None
     beat_baseline_by: float = 0.0
+    most_of_baseline: float | None = Field(None, gt=0, le=1)
     slices: list[str] = []
     min_days: int = Field(10, ge=2)
     min_rows: int = Field(0, ge=0)
