@@ -5,6 +5,7 @@ The code is the jobs' own; only reading raw partitions from HDFS and publishing 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import retrieve
 
 def session(folder: Path) -> SparkSession:
     """Return a local session whose tables lie in a folder."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     conf = {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
