@@ -58,7 +58,8 @@ def tables(domain: str) -> dict[str, pd.DataFrame]:
     if not source.is_file():
         raise NotFoundError(f"No demo data for {domain!r}: {source} is missing.", "Load raw data of your own.")
     seed = repo.module(source)
-    return dict(seed.tables(_files(seed.PACKAGE)))
+    package = getattr(seed, "PACKAGE", None)  # made data needs none
+    return dict(seed.tables(_files(package) if package else {}))
 
 
 def _files(package: str) -> dict[str, bytes]:
