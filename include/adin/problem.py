@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from adin import yaml_lines
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
 
@@ -249,16 +250,21 @@ def problem(name: str) -> Problem:
     if not (path / "problem.yaml").is_file():
         known = ", ".join(names()) or "none"
         raise NotFoundError(f"No problem {name!r} in {settings().problems}.", f"Known problems: {known}.")
+    file = path / "problem.yaml"
     try:
-        spec = yaml.safe_load((path / "problem.yaml").read_text())
-        if not isinstance(spec, dict):
-            raise ConfigError(f"{path / 'problem.yaml'} holds no mapping.", "See docs/problems.md.")
-        found = Problem(**spec, path=path)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path / 'problem.yaml'} is no YAML: {error}") from None
+        spec, lines = yaml_lines.read(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from None
+    if not isinstance(spec, dict):
+        raise ConfigError(f"{file} holds no mapping.", "See docs/problems.md.")
+    try:
+        found = Problem(**{str(key): value for key, value in spec.items() if key != "path"}, path=path)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path / 'problem.yaml'}: {wrong}.", "See docs/problems.md.") from None
+        wrong = "; ".join(
+            f"line {yaml_lines.line(lines, e['loc'])}, {'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{file}: {wrong}.", f"`adin problem check {name}` tells more.") from None
     if found.name != name:
         raise ConfigError(f"{path / 'problem.yaml'}: name is {found.name!r} but the folder is {name!r}.")
     return found
