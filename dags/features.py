@@ -11,7 +11,7 @@ from adin.airflow.domain import Domain, domain, names
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
 from adin.airflow.policies import DEFAULT_ARGS
-from adin.errors import AdinError, DataError
+from adin.errors import DataError
 from adin.run_key import content_hash
 from adin.window import Window
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task, task_group
@@ -162,5 +162,5 @@ Backfill: `adin airflow backfill create --dag-id features__{domain} --max-active
 for each in names():
     try:
         make(domain(each))
-    except AdinError as fault:
+    except Exception as fault:  # whatever is wrong with one, the DAGs of the others live on
         broken(f"features__{each}", str(fault))

@@ -11,7 +11,7 @@ from adin.airflow.domain import Domain, domain
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
 from adin.airflow.policies import DEFAULT_ARGS
-from adin.errors import AdinError, ConfigError, RefusedError, RunFailedError
+from adin.errors import ConfigError, RefusedError, RunFailedError
 from adin.problem import Problem, names, problem
 from adin.window import Window
 from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable, Param, dag, get_current_context, task
@@ -172,5 +172,5 @@ for each in names():
     try:
         found = problem(each)
         make(found, domain(found.domain))
-    except AdinError as fault:
+    except Exception as fault:  # whatever is wrong with one, the DAGs of the others live on
         broken(f"train__{each}", str(fault))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from adin import yaml_lines
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
 
@@ -27,6 +28,8 @@ def duration(value: Any) -> Any:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
+_SPAN = r"^[1-9]\d{0,3}(d|w|mo)$"
+
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
@@ -35,6 +38,12 @@ def _months_before(end: datetime, months: int) -> datetime:
     count = end.year * 12 + end.month - 1 - months
     year, month = divmod(count, 12)
     return end.replace(year=year, month=month + 1, day=min(end.day, monthrange(year, month + 1)[1]))
+
+
+def _before(end: datetime, span: str) -> datetime:
+    if span.endswith("mo"):
+        return _months_before(end, int(span.removesuffix("mo")))
+    return end - timedelta(**{{"d": "days", "w": "weeks"}[span[-1]]: int(span[:-1])})
 
 
 class _Spec(BaseModel):
@@ -55,15 +64,18 @@ class Label(_Spec):
 
 
 class Split(_Spec):
-    """Lengths of the last spans of the window, in calendar months; training takes what lies before."""
+    """Lengths of the last spans of the window, such as ``15d``, ``2w`` or, in calendar months, ``2mo``.
 
-    validate_months: int = Field(2, ge=1)
-    test_months: int = Field(2, ge=1)
+    Training takes what lies before.
+    """
+
+    validation: str = Field("2mo", pattern=_SPAN)
+    test: str = Field("2mo", pattern=_SPAN)
 
     def bounds(self, end: datetime) -> tuple[datetime, datetime]:
         """Return where validation and test begin in a window that ends at ``end``."""
-        test = _months_before(end, self.test_months)
-        return _months_before(test, self.validate_months), test
+        test = _before(end, self.test)
+        return _before(test, self.validation), test
 
 
 class Training(_Spec):
@@ -147,7 +159,9 @@ class Promotion(_Spec):
     :param primary: metric compared with the champion; lower is better for losses and errors.
     :param min_effect: smallest gain worth a swap, in units of the metric.
     :param absolute: bounds each metric must keep, ``{metric: [low, high]}``; null leaves a side open.
-    :param beat_baseline_by: smallest gain over predicting the training mean.
+    :param baseline: feature column taken as a prediction, which the model must beat; default the training mean.
+    :param beat_baseline_by: smallest gain over the baseline.
+    :param most_of_baseline: largest share of the baseline's loss that the model may have.
     :param slices: feature columns by whose values the test metrics are also told.
     :param min_days: fewer days decide nothing; :param min_rows: nor do fewer rows.
     :param min_positives: nor, for a binary label, fewer rows of either kind.
@@ -159,7 +173,9 @@ class Promotion(_Spec):
     primary: str
     min_effect: float = Field(0.0, ge=0)
     absolute: dict[str, tuple[float | None, float | None]] = {}
+    baseline: str | None = None
     beat_baseline_by: float = 0.0
+    most_of_baseline: float | None = Field(None, gt=0, le=1)
     slices: list[str] = []
     min_days: int = Field(10, ge=2)
     min_rows: int = Field(0, ge=0)
@@ -234,16 +250,21 @@ def problem(name: str) -> Problem:
     if not (path / "problem.yaml").is_file():
         known = ", ".join(names()) or "none"
         raise NotFoundError(f"No problem {name!r} in {settings().problems}.", f"Known problems: {known}.")
+    file = path / "problem.yaml"
     try:
-        spec = yaml.safe_load((path / "problem.yaml").read_text())
-        if not isinstance(spec, dict):
-            raise ConfigError(f"{path / 'problem.yaml'} holds no mapping.", "See docs/problems.md.")
-        found = Problem(**spec, path=path)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path / 'problem.yaml'} is no YAML: {error}") from None
+        spec, lines = yaml_lines.read(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from None
+    if not isinstance(spec, dict):
+        raise ConfigError(f"{file} holds no mapping.", "See docs/problems.md.")
+    try:
+        found = Problem(**{str(key): value for key, value in spec.items() if key != "path"}, path=path)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path / 'problem.yaml'}: {wrong}.", "See docs/problems.md.") from None
+        wrong = "; ".join(
+            f"line {yaml_lines.line(lines, e['loc'])}, {'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{file}: {wrong}.", f"`adin problem check {name}` tells more.") from None
     if found.name != name:
         raise ConfigError(f"{path / 'problem.yaml'}: name is {found.name!r} but the folder is {name!r}.")
     return found

@@ -75,6 +75,28 @@ def slow(path: str, seconds: int = 300) -> None:
     sleeps(path=path, seconds=seconds)
 
 
+@dsl.component(base_image=PYTHON, install_kfp_package=False)
+def uses(path: str, megabytes: int, by_child: bool) -> None:
+    import os
+    import subprocess
+    import sys
+
+    with open(path, "w") as file:
+        file.write(str(len(os.sched_getaffinity(0))))
+    hold = f"import time; kept = bytearray(b'1') * {megabytes * 1_000_000}; time.sleep(2)"
+    if by_child:
+        subprocess.run([sys.executable, "-c", hold], check=True)
+    else:
+        exec(hold)
+    with open(path, "a") as file:
+        file.write(" done")
+
+
+@dsl.pipeline(name="limited")
+def limited(path: str, megabytes: int, by_child: bool = False) -> None:
+    uses(path=path, megabytes=megabytes, by_child=by_child).set_cpu_limit("1").set_memory_limit("500M")
+
+
 @dsl.pipeline(name="quick")
 def quick(path: str, text: str = "ran") -> str:
     return mark(path=path, text=text).output

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ml, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("compiled")
-    names = ("gated", "slow", "quick", "patient", "nan", "defaults", "greedy", "typed", "looped", "tidy")
+    names = ("gated", "slow", "quick", "patient", "nan", "defaults", "greedy", "typed", "looped", "tidy", "limited")
     for name in names:
         compiler.Compiler().compile(getattr(kfp_pipelines, name), str(folder / f"{name}.yaml"))
     return {name: folder / f"{name}.yaml" for name in names}
@@ -575,3 +575,28 @@ def test_a_wait_survives_a_server_that_is_away_for_a_while(
     own_server.kill()
     threading.Timer(8, own_server.start).start()
     assert client.wait(run_id, 60, 0.5).state == "SUCCEEDED"
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.flow(22)
+def test_a_step_within_its_limits_ends_well_on_as_many_processors_as_it_may_use(
+    client: KfpClient, compiled: dict[str, Path], marks: Path
+) -> None:
+    run_id = client.submit(compiled["limited"], {"path": str(marks), "megabytes": 100}, name="within limits")
+    assert client.wait(run_id, 60, 0.5).state == "SUCCEEDED"
+    assert lines(marks) == ["1 done"]
+
+
+@pytest.mark.flow(22)
+@pytest.mark.parametrize("by_child", [False, True], ids=["itself", "its child"])
+def test_a_step_that_takes_more_memory_than_its_limit_is_killed_and_the_message_says_so(
+    client: KfpClient, compiled: dict[str, Path], marks: Path, by_child: bool
+) -> None:
+    arguments = {"path": str(marks), "megabytes": 800, "by_child": by_child}
+    run_id = client.submit(compiled["limited"], arguments, name=f"beyond its limit {by_child}")
+    with pytest.raises(RunFailedError, match=r"OOMKilled: the step used .* its limit is 0.50 GB"):
+        client.wait(run_id, 60, 0.5)
+    assert lines(marks) == ["1"], "the step did not reach its end"
+    assert processes(run_id) == []

@@ -99,3 +99,8 @@ def test_equal_facts_have_equal_hashes_whatever_their_order():
 def test_splits_are_counted_back_in_months_also_where_a_month_is_short(end, validate, test):
     bounds = Split().bounds(datetime.fromisoformat(f"{end}T00:00+00:00"))
     assert [f"{bound:%Y-%m-%d}" for bound in bounds] == [validate, test]
+
+
+def test_splits_may_be_counted_in_days_and_weeks():
+    bounds = Split(validation="2w", test="15d").bounds(datetime.fromisoformat("2016-12-20T00:00+00:00"))
+    assert [f"{bound:%Y-%m-%d}" for bound in bounds] == ["2016-11-21", "2016-12-05"]

@@ -53,6 +53,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
     assert metrics.log_loss(label, prediction) == pytest.approx(sk.log_loss(label, prediction), abs=1e-12)
     assert metrics.brier(label, prediction) == pytest.approx(sk.brier_score_loss(label, prediction), abs=1e-12)
     assert metrics.mae(label, prediction) == pytest.approx(sk.mean_absolute_error(label, prediction), abs=1e-12)
+    assert metrics.r2(label, prediction) == pytest.approx(sk.r2_score(label, prediction), abs=1e-12)
     assert metrics.rmse(label, prediction) == pytest.approx(sk.root_mean_squared_error(label, prediction), abs=1e-12)
 
 
@@ -235,3 +236,33 @@ def test_a_policy_that_compares_by_auc_is_refused() -> None:
     policy = POLICY.model_copy(update={"primary": "auc"})
     with pytest.raises(ConfigError, match="log_loss"):
         judge(policy, challenger=data["truth"], champion=None, of=data)
+
+
+def test_a_regression_must_be_better_than_the_share_of_its_naive_baseline() -> None:
+    rng = np.random.default_rng(5)
+    label = rng.random(2000)
+    naive, good, poor = (label + rng.normal(0, spread, 2000) for spread in (0.10, 0.03, 0.06))
+    policy = Promotion(primary="mae", absolute={"r2": (0.5, None)}, most_of_baseline=0.45)
+    days = np.arange(2000) // 100
+
+    def judged(guess: Any) -> Decision:
+        return decide(policy, label=label, challenger=guess, champion=None, days=days, baseline=naive)
+
+    assert judged(good).outcome == "promoted"
+    refused = judged(poor)
+    assert refused.outcome == "rejected"
+    assert [check.name for check in refused.checks if not check.ok] == ["share of the baseline"]
+
+
+def test_the_page_of_a_regression_shows_predicted_and_seen_on_the_labels_scale() -> None:
+    from adin.promotion import report
+
+    label = np.linspace(5, 25, 100)
+    columns = {"day": np.arange(100) // 10, "label": label, "challenger": label + 0.1}
+    decision = decide(
+        Promotion(primary="mae"), label=label, challenger=label + 0.1, champion=None, days=columns["day"], baseline=15.0
+    )
+    told = {"outcome": decision.outcome, "reason": decision.reason, "against": None, "evidence": decision.evidence}
+    page = report.page("made", told, columns)
+    assert "Predicted and seen, means of ten groups" in page
+    assert "predicted 5" in page and ">25.1</text>" in page

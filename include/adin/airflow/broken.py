@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from airflow.sdk import DAG, BaseOperator
@@ -25,9 +26,11 @@ class _Fault(BaseOperator):
 def broken(dag_id: str, fault: str) -> None:
     """Declare a DAG that says what is wrong.
 
-    :param dag_id: id of the DAG that could not be made.
+    :param dag_id: id of the DAG that could not be made; what an id cannot hold becomes ``_``.
     :param fault: file, place and remedy.
     """
+    dag_id = re.sub(r"[^\w.-]", "_", dag_id, flags=re.ASCII)[:200]
+    fault = fault or "It cannot be read; see the DAG processor's log."
     log.error("%s is broken: %s", dag_id, fault)
     doc = f"### What it does\nNothing.\n\n### What it writes\nNothing.\n\n### When it fails\n{fault}"
 

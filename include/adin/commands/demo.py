@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from adin.commands import output
-from adin.errors import NotFoundError
+from adin.errors import ConfigError, NotFoundError
 from adin.problem import Problem
 from adin.problem import problem as read_problem
-
-#: The demo's data: one year of flights.
-_START, _END = "2013-01-01T00:00:00Z", "2014-01-01T00:00:00Z"
+from adin.window import Window
 
 
 def demo(problem: Annotated[str, typer.Argument(help="Problem to run end to end.")] = "flights_delay") -> None:
@@ -25,21 +24,37 @@ def demo(problem: Annotated[str, typer.Argument(help="Problem to run end to end.
     from adin.stack.airflow_api import AirflowApi
 
     spec = read_problem(problem)
+    span = _span(spec)
     began = time.monotonic()
     control.up(progress=output.step)
     output.step(f"raw data of {spec.domain} into HDFS")
     demo_data.load(spec.domain, progress=output.step)
     airflow = AirflowApi(*control.airflow_login())
-    run, year = f"demo__{_START[:10]}_{_END[:10]}", {"window_start": _START, "window_end": _END}
-    for dag, conf in (("apply_features", {"domain": spec.domain}), (f"features__{spec.domain}", year)):
+    run = f"demo__{span.start:%Y-%m-%d}_{span.end:%Y-%m-%d}"
+    whole = {"window_start": f"{span.start:%Y-%m-%dT%H:%M:%SZ}", "window_end": f"{span.end:%Y-%m-%dT%H:%M:%SZ}"}
+    for dag, conf in (("apply_features", {"domain": spec.domain}), (f"features__{spec.domain}", whole)):
         airflow.start(dag, run, conf)
         airflow.wait(dag, run, progress=output.step)
     training = f"train__{spec.name}"
     if not spec.run.on_data:
-        airflow.start(training, run, year)
+        airflow.start(training, run, whole)
     airflow.wait(training, airflow.newest(training), progress=output.step)
     _summary(spec, time.monotonic() - began)
     output.console.print(control.addresses())
+
+
+def _span(spec: Problem) -> Window:
+    """Return all days the source of a problem has had.
+
+    :raises ConfigError: the domain does not say when its raw data arrives.
+    """
+    from adin.features import repo
+
+    found = repo.domain(spec.domain)
+    if found.arrives is None:
+        raise ConfigError(f"{found.path / 'raw.yaml'} has no `arrives`.", "Write `arrives: {start: YYYY-MM-DD}`.")
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return Window(found.arrives.start, found.arrives.end or today)
 
 
 def _summary(spec: Problem, seconds: float) -> None:

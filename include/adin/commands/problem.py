@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from adin.commands import output
-from adin.errors import AdinError, ConfigError
 from adin.problem import names, problem
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,21 +21,36 @@ def list_(json: output.Json = False) -> None:
 
 @app.command("check", epilog="Example: adin problem check flights_delay")
 def check(name: str = typer.Argument("", help="One problem; default all."), json: output.Json = False) -> None:
-    """Find the mistakes in problem files; exit code 1 if there are any."""
-    from adin.promotion import gate
+    """Find every mistake in problem files in one pass: file, line, remedy; exit code 1 if there are any."""
+    from adin import problem_check
 
-    mistakes: dict[str, str] = {}
-    for each in [name] if name else names():
-        try:
-            spec = problem(each)
-            gate.validate(spec.promotion)
-            if not spec.code.is_file():
-                raise ConfigError(f"{spec.code} is missing.", "It must hold fit(train, label, params).")
-        except AdinError as error:
-            mistakes[each] = str(error)
+    found = [mistake for each in ([name] if name else names()) for mistake in problem_check.check(each)]
+    places = [f"{problem_check.shown(mistake.file)}:{mistake.line}" for mistake in found]
     if json:
-        output.emit(mistakes)
+        output.emit(
+            [
+                {"place": place, "mistake": mistake.what, "remedy": mistake.remedy}
+                for place, mistake in zip(places, found, strict=True)
+            ]
+        )
+    elif found:
+        for place, mistake in zip(places, found, strict=True):
+            output.console.print(f"{place}: {mistake.what} {mistake.remedy}", highlight=False, markup=False)
     else:
-        output.table(["problem", "mistake"], mistakes.items()) if mistakes else output.console.print("No mistakes.")
-    if mistakes:
+        output.console.print("No mistakes.")
+    if found:
         raise typer.Exit(1)
+
+
+@app.command("new", epilog="Example: adin problem new bread_sales")
+def new(name: str = typer.Argument(help="Lower case letters, digits and _."), json: output.Json = False) -> None:
+    """Make a problem that trains at once, on made data: its features, problem.yaml, train.py and a test."""
+    from adin import skeleton
+
+    made = [str(path) for path in skeleton.make(name, output.actor())]
+    if json:
+        return output.emit(made)
+    for path in made:
+        output.console.print(f"made {path}", highlight=False)
+    output.console.print(f"try it: .venv-ml/bin/pytest include/problems/{name}", highlight=False)
+    return None

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -73,6 +73,14 @@ class RawTable:
 
 
 @dataclass(frozen=True)
+class Arrives:
+    """When raw data arrives: from the first day on, up to the end of a source that has ended."""
+
+    start: datetime
+    end: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Domain:
     """One folder of the feature repository."""
 
@@ -83,6 +91,7 @@ class Domain:
     reads: Mapping[str, tuple[str, ...]]
     lookback: Mapping[str, timedelta]
     feast_objects: tuple[Any, ...] = field(repr=False)
+    arrives: Arrives | None = None
 
     def view(self, name: str) -> View:
         """Return one view; :raises NotFoundError: there is none of that name."""
@@ -203,6 +212,7 @@ def domain(name: str) -> Domain:
         reads=reads,
         lookback={view: duration(entry.get("lookback", "0s")) for view, entry in spec["views"].items()},
         feast_objects=objects,
+        arrives=_arrives(spec.get("arrives")),
     )
 
 
@@ -245,7 +255,14 @@ def service(domain_name: str, name: str) -> Service:
 def quality(domain_name: str) -> Mapping[str, Any]:
     """Return the pandera schema of each table of a domain. Needs pandera, which only the Airflow environment has."""
     path = domain(domain_name).path / "quality.py"
-    return _load(path).SCHEMAS if path.is_file() else {}
+    return module(path).SCHEMAS if path.is_file() else {}
+
+
+def _arrives(spec: Mapping[str, Any] | None) -> Arrives | None:
+    if spec is None:
+        return None
+    start, end = spec["start"], spec.get("end")
+    return Arrives(datetime.combine(start, time(), UTC), datetime.combine(end, time(), UTC) if end else None)
 
 
 def _view(found: Any, entities: Mapping[str, Any]) -> View:
@@ -285,7 +302,8 @@ def read_anew() -> None:
 def definitions_hash(name: str) -> str:
     """Return the SHA-256 of a domain's Python files: what a training set and a model were made with."""
     digest = hashlib.sha256()
-    for path in sorted((settings().feature_repo / name).rglob("*.py")):
+    root = settings().feature_repo / name
+    for path in sorted(found for found in root.rglob("*.py") if "demo" not in found.relative_to(root).parts):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -300,23 +318,27 @@ def _feast_objects(path: Path) -> tuple[Any, ...]:
     for file in sorted(path.glob("*.py")):
         if file.name == "quality.py":
             continue
-        for value in vars(_load(file)).values():
+        for value in vars(module(file)).values():
             if isinstance(value, kinds):
                 found[type(value).__name__, value.name] = value
     return tuple(found.values())
 
 
-def _load(file: Path) -> ModuleType:
+def module(file: Path) -> ModuleType:
+    """Import a Python file of a domain.
+
+    :raises ConfigError: it cannot be imported.
+    """
     name = f"adin_feature_repo_{file.parent.name}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
     try:
         with warnings.catch_warnings():
             # Feast calls its Spark source experimental each time one is made
             warnings.simplefilter("ignore", RuntimeWarning)
-            spec.loader.exec_module(module)
+            spec.loader.exec_module(loaded)
     except Exception as error:
         raise ConfigError(f"{file} cannot be imported: {error!r}.") from error
-    return module
+    return loaded

@@ -75,7 +75,7 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
         challenger=new[unseen],
         champion=old,
         days=days[unseen],
-        baseline=float(_split(data, "train")[spec.label.column].mean()),
+        baseline=_baseline(spec, rows, float(_split(data, "train")[spec.label.column].mean()))[unseen],
         slices={column: rows[column].to_numpy()[unseen] for column in sliced},
         champion_age=age,
         uses=_uses(models, name, window),
@@ -110,6 +110,15 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
     (evaluation / _REPORT).write_text(report.page(name, document, kept))
+
+
+def _baseline(spec: Problem, rows: pd.DataFrame, mean: float) -> Any:
+    """Return what would be predicted without a model: the policy's column, and the training mean where it is null."""
+    import numpy as np
+
+    if spec.promotion.baseline is None:
+        return np.full(len(rows), mean)
+    return rows[spec.promotion.baseline].astype(float).fillna(mean).to_numpy()
 
 
 def _uses(models: Registry, name: str, window: Window) -> int:

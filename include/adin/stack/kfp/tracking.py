@@ -9,7 +9,6 @@ import contextvars
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import traceback
@@ -20,6 +19,8 @@ from typing import Any
 
 from adin.errors import ConfigError
 from adin.stack.kfp.attempt import MARK, Attempt, last_line
+from adin.stack.kfp.limits import Limits
+from adin.stack.kfp.limits import run as run_limited
 from adin.stack.kfp.query import stamp
 
 #: The one version whose inside is known.
@@ -43,6 +44,7 @@ class Tracker:
         self._seen: set[Path_] = set()
         self._inside: contextvars.ContextVar[Path_] = contextvars.ContextVar("inside", default=())
         self._log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", default=None)
+        self._limits: contextvars.ContextVar[Limits | None] = contextvars.ContextVar("limits", default=None)
         self._done = _finished(Attempt(earlier, "")) if earlier else {}
         self._earlier = Attempt(earlier, "") if earlier else None
         (folder / "log").mkdir(exist_ok=True)
@@ -99,6 +101,8 @@ class Tracker:
         log = self._attempt.log("/".join(path))
         log.touch()
         token = self._log.set(log)
+        component = call["components"][call["task_spec"].component_ref.name]
+        limits = self._limits.set(Limits.of(call["executors"][component.executor_label]))
         self._write(path, "RUNNING")
         try:
             # kfp makes a job id up; on Kubeflow the placeholder is the run's id
@@ -110,6 +114,7 @@ class Tracker:
             outputs, status = {}, self._status.FAILURE
         finally:
             self._log.reset(token)
+            self._limits.reset(limits)
         self._end(path, outputs, status)
         return outputs, status
 
@@ -167,14 +172,7 @@ class Tracker:
     def _subprocess(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         log = self._log.get()
         with log.open("ab") if log else Path(os.devnull).open("wb") as file:
-            return subprocess.run(
-                full_command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | (env_vars or {}),
-                check=False,
-            ).returncode
+            return run_limited(full_command, self._limits.get() or Limits(), file, os.environ | (env_vars or {}))
 
     # -- events --------------------------------------------------------------------------------------------------
 
