@@ -12,6 +12,8 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 
 log = logging.getLogger(__name__)
 
+CONNECTIONS = ("amversion", "s3", "kserve", "kfp", "lakefs", "clickhouse", "spark")
+
 
 @dag(
     schedule=CronTriggerTimetable("30 4 * * *", timezone="UTC"),
@@ -26,12 +28,13 @@ log = logging.getLogger(__name__)
     },
     doc_md="""
 ### What it does
-Looks for artefacts, manifests and versions of models to which no log, alias, running service or evidence refers. What
-is new is marked; what was marked `ADIN_RETENTION_GRACE_DAYS` ago and still is garbage is deleted.
+Looks for artefacts, manifests and versions of models to which no log, alias, running service or evidence refers; then
+for pipeline runs, dataset versions, their files, temporary tables and replaced feature partitions nothing needs. What is
+new is marked; what was marked `ADIN_RETENTION_GRACE_DAYS` ago and still is garbage is deleted.
 
 ### What it writes
-Marks, a note in AMVersion's store; log entries `expire`; deletes objects and manifests. Never a log entry, and never
-anything of a version that was champion.
+Marks, a note in AMVersion's store; log entries `expire`, tags `expired-<commit>`; deletes objects, manifests, runs,
+tables and folders. Never a log entry, and never anything of a version that was champion.
 
 ### When it fails
 The message names the server that did not answer, or another collection under way. Clear the task: it goes on.
@@ -47,7 +50,7 @@ def retention() -> None:
         from adin.retention import plan as planned
 
         check_conf(get_current_context())
-        activate("amversion", "s3", "kserve")
+        activate(*CONNECTIONS)
         models = registry()
         found = planned(models.store, collectors(models))
         for each in found:
@@ -62,7 +65,7 @@ def retention() -> None:
 
         if not get_current_context()["params"]["apply"]:
             return {}
-        activate("amversion", "s3", "kserve")
+        activate(*CONNECTIONS)
         models = registry()
         found = collected(models.store, collectors(models))
         freed = sum(each.bytes for each in found if each.step == "delete")

@@ -122,6 +122,15 @@ def connection(name: str) -> Connection:
     return Connection.from_uri(name, uri)
 
 
+def declared(name: str) -> bool:
+    """Tell whether there is a connection of a service; an installation need not have them all."""
+    try:
+        connection(name)
+    except ConfigError:
+        return False
+    return True
+
+
 def environment() -> dict[str, str]:
     """Return the connections set by the program as variables for a child process."""
     return {f"ADIN_CONN_{name.upper()}": conn.uri for name, conn in _CHOSEN.items()}

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Days nobody touched a model version that was never champion, until it is garbage.",
     )
+    retention_dataset_days: float = Field(
+        90, ge=1, description="Age in days of a dataset version of which no kept model came, until it is garbage."
+    )
+    retention_run_days: float = Field(
+        30, ge=1, description="Days after its end until a pipeline run is garbage of which no kept model came."
+    )
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")

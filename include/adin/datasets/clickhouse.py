@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from adin.connections import Connection, connection
 from adin.datasets.lake import Lake
-from adin.datasets.versions import version
+from adin.datasets.versions import kept
 from adin.errors import ConfigError, DataError, ServiceError
 from adin.settings import settings
+
+_STAGING = "stage_"
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,10 @@ def load_clickhouse(
     """
     conn = conn or connection("clickhouse")
     lake = lake or Lake()
-    found = version(problem, commit, lake=lake)
+    found = kept(problem, commit, lake=lake)
     database = conn.schema or "default"
     table = f"{_name(database)}.{_name(problem)}"
-    staging = f"{_name(database)}.{_name('stage_' + re.sub(r'[^a-z0-9]', '_', key))}"
+    staging = f"{_name(database)}.{_name(_STAGING + re.sub(r'[^a-z0-9]', '_', key))}"
     expected = {split: rows for split, rows in found.rows.items() if rows}
     with clickhouse(conn) as client:
         client.command(f"CREATE DATABASE IF NOT EXISTS {_name(database)}")
@@ -104,6 +107,33 @@ def load_clickhouse(
             raise
         client.command(f"DROP TABLE {staging}")
     return LoadReport(table, found.commit, expected, loaded=True)
+
+
+def drop(problem: str, commit: str, *, conn: Connection | None = None) -> None:
+    """Take a dataset version out of ClickHouse; no error if it is not there."""
+    conn = conn or connection("clickhouse")
+    database = conn.schema or "default"
+    with clickhouse(conn) as client:
+        if client.command(f"EXISTS TABLE {_name(database)}.{_name(problem)}"):
+            client.command(f"ALTER TABLE {_name(database)}.{_name(problem)} DROP PARTITION {_text(commit)}")
+
+
+def staged(*, conn: Connection | None = None) -> dict[str, datetime]:
+    """Return the staging tables of loads that go, or died, with the times they were made."""
+    conn = conn or connection("clickhouse")
+    query = (
+        "SELECT name, toUnixTimestamp(metadata_modification_time) FROM system.tables "
+        f"WHERE database = {_text(conn.schema or 'default')} AND startsWith(name, '{_STAGING}')"
+    )
+    with clickhouse(conn) as client:
+        return {str(name): datetime.fromtimestamp(made, UTC) for name, made in client.query(query).result_rows}
+
+
+def drop_staged(table: str, *, conn: Connection | None = None) -> None:
+    """Drop a staging table; no error if it is gone."""
+    conn = conn or connection("clickhouse")
+    with clickhouse(conn) as client:
+        client.command(f"DROP TABLE IF EXISTS {_name(conn.schema or 'default')}.{_name(table)}")
 
 
 def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from adin.connections import Connection, connection
 from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
 from adin.settings import settings
 
+#: Branches of builds, and tags of versions that gave up their files, begin so.
+BUILD, EXPIRED = "build-", "expired-"
 _ERRORS: dict[int, type[AdinError]] = {
     400: ConfigError,
     401: ConfigError,
     403: ConfigError,
     404: NotFoundError,
+    410: NotFoundError,
     409: ConflictError,
     412: ConflictError,
 }
@@ -74,18 +78,35 @@ class Lake:
         except NotFoundError:
             return
 
+    def branches(self, *, all_of_them: bool = False) -> list[str]:
+        """Return the branches that hold the datasets of a problem, or really all, sorted."""
+        found = self._pages(self._api.branches_api.list_branches)
+        names = sorted(branch.id for branch in found)
+        return names if all_of_them else [name for name in names if name != "main" and not name.startswith(BUILD)]
+
+    def objects(self, ref: str, prefix: str = "") -> Iterator[Any]:
+        """Yield the objects below a prefix at a branch or commit, sorted by path."""
+        yield from self._pages(self._api.objects_api.list_objects, ref, prefix=prefix)
+
     def paths(self, ref: str, prefix: str = "") -> list[str]:
         """Return the paths below a prefix at a branch or commit, sorted."""
-        paths: list[str] = []
-        after = ""
-        while True:
-            page = self._call(
-                self._api.objects_api.list_objects, self.repository, ref, prefix=prefix, after=after, amount=1000
-            )
-            paths += [entry.path for entry in page.results]
-            if not page.pagination.has_more:
-                return paths
-            after = page.pagination.next_offset
+        return [entry.path for entry in self.objects(ref, prefix)]
+
+    def storage(self) -> str:
+        """Return where the repository keeps its objects, such as ``s3://lakefs/adin``."""
+        return str(self._call(self._api.repositories_api.get_repository, self.repository).storage_namespace)
+
+    def expire(self, commit: str) -> None:
+        """Tag a commit as one whose files nobody needs; no error if it is tagged already."""
+        from lakefs_sdk import TagCreation
+
+        with suppress(ConflictError):
+            self._call(self._api.tags_api.create_tag, self.repository, TagCreation(id=f"{EXPIRED}{commit}", ref=commit))
+
+    def expired(self) -> set[str]:
+        """Return the commits tagged as ones whose files nobody needs."""
+        tags = self._pages(self._api.tags_api.list_tags, prefix=EXPIRED)
+        return {str(tag.commit_id) for tag in tags}
 
     def delete(self, branch: str, paths: list[str]) -> None:
         """Delete objects of a branch, a thousand a call."""
@@ -121,24 +142,28 @@ class Lake:
         found = self._call(self._api.refs_api.merge_into_branch, self.repository, source, target, merge=merge)
         return str(found.reference)
 
-    def log(self, ref: str) -> Iterator[Any]:
-        """Yield the commits of a branch, newest first; none if there is no such branch."""
-        after = ""
-        while True:
-            try:
-                page = self._call(
-                    self._api.refs_api.log_commits, self.repository, ref, after=after, amount=1000, first_parent=True
-                )
-            except NotFoundError:
-                return
-            yield from page.results
-            if not page.pagination.has_more:
-                return
-            after = page.pagination.next_offset
+    def log(self, ref: str, *, all_parents: bool = False) -> Iterator[Any]:
+        """Yield the commits of a branch, newest first; none if there is no such branch.
+
+        :param all_parents: also those that came in by merges.
+        """
+        try:
+            yield from self._pages(self._api.refs_api.log_commits, ref, first_parent=not all_parents)
+        except NotFoundError:
+            return
 
     def metadata(self, ref: str) -> dict[str, str]:
         """Return the metadata of one commit; :raises NotFoundError: there is no such commit."""
         return dict(self._call(self._api.commits_api.get_commit, self.repository, ref).metadata or {})
+
+    def _pages(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        after = ""
+        while True:
+            page = self._call(method, self.repository, *args, after=after, amount=1000, **kwargs)
+            yield from page.results
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
 
     def resolve(self, ref: str) -> str:
         """Return the full commit id of a branch, tag or shortened commit id."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adin.datasets.lake import Lake
+from adin.datasets.lake import BUILD, Lake
 from adin.errors import ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import hdfs, hive, jobs, repo
 from adin.problem import Problem, problem
@@ -98,10 +98,11 @@ def build(
 
 
 def find(name: str, digest: str, *, lake: Lake | None = None) -> DatasetVersion | None:
-    """Return the version of a problem built from the inputs with this hash, if there is one."""
+    """Return the version of a problem built from the inputs with this hash, if there is one that has its files."""
     lake = lake or Lake()
-    commit = next((c.id for c in lake.log(name) if (c.metadata or {}).get(_INPUTS) == digest), None)
-    return version(name, commit, lake=lake) if commit else None
+    built = [c.id for c in lake.log(name) if (c.metadata or {}).get(_INPUTS) == digest]
+    whole = [commit for commit in built if commit not in lake.expired()] if built else []
+    return version(name, whole[0], lake=lake) if whole else None
 
 
 def version(name: str, commit: str, *, lake: Lake | None = None) -> DatasetVersion:
@@ -123,8 +124,13 @@ def version(name: str, commit: str, *, lake: Lake | None = None) -> DatasetVersi
 def versions(name: str, *, lake: Lake | None = None) -> list[DatasetVersion]:
     """Return all versions of a problem, newest first."""
     lake = lake or Lake()
-    commits = [c.id for c in lake.log(name) if _INPUTS in (c.metadata or {})]
-    return [version(name, commit, lake=lake) for commit in commits]
+    return [version(name, commit.id, lake=lake) for commit in lake.log(name) if is_version(commit, name)]
+
+
+def is_version(commit: Any, name: str) -> bool:
+    """Tell whether a commit of lakeFS's log is a version of a problem."""
+    found = commit.metadata or {}
+    return _INPUTS in found and found.get("adin_problem") == name
 
 
 def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) -> DatasetVersion:
@@ -132,9 +138,10 @@ def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) 
 
     :param target: gets ``data/split=<split>/*.parquet`` and ``manifest.json``.
     :raises DataError: a file's hash differs from the manifest.
+    :raises NotFoundError: there is no such version, or it gave up its files.
     """
     lake = lake or Lake()
-    found = version(name, commit, lake=lake)
+    found = kept(name, commit, lake=lake)
 
     def fetch(entry: Mapping[str, Any]) -> None:
         content = lake.read(found.commit, entry["path"])
@@ -158,12 +165,27 @@ def frame(name: str, commit: str, split: str, *, lake: Lake | None = None) -> py
     import pyarrow.parquet
 
     lake = lake or Lake()
-    found = version(name, commit, lake=lake)
+    found = kept(name, commit, lake=lake)
     entries = [entry for entry in found.manifest["files"] if entry["split"] == split]
     if not entries:
         raise NotFoundError(f"Version {commit[:12]} has no split {split!r}.", f"It has {', '.join(found.rows)}.")
     contents = [lake.read(found.commit, entry["path"]) for entry in entries]
     return pyarrow.concat_tables(pyarrow.parquet.read_table(io.BytesIO(content)) for content in contents)
+
+
+def kept(name: str, commit: str, *, lake: Lake | None = None) -> DatasetVersion:
+    """Return one version that has its files.
+
+    :raises NotFoundError: there is no such version, or it gave up its files.
+    """
+    lake = lake or Lake()
+    found = version(name, commit, lake=lake)
+    if found.commit in lake.expired():
+        raise NotFoundError(
+            f"Dataset {commit[:12]} of {name} gave up its files: no kept model came of it.",
+            f"Build it again: `adin dataset build {name}` with the window {found.window}.",
+        )
+    return found
 
 
 def inputs_hash(name: str, window: Window) -> str:
@@ -274,7 +296,15 @@ def _table(name: str, digest: str) -> str:
 
 
 def _branch(name: str, digest: str) -> str:
-    return f"build-{name}-{digest[:16]}"
+    return f"{BUILD}{name}-{digest[:16]}"
+
+
+def table_of(branch: str) -> str | None:
+    """Return the name of the temporary table whose rows a build's branch gets; None for any other branch."""
+    if not branch.startswith(BUILD):
+        return None
+    name, _, digest = branch.removeprefix(BUILD).rpartition("-")
+    return f"{name}_{digest}"
 
 
 def _drop_temporary(name: str, digest: str, lake: Lake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +46,20 @@ def list_files(path: str) -> list[str]:
 def folders(path: str) -> list[str]:
     """Return the names of the folders in a folder; none if there is no such folder."""
     return sorted(status.path.rpartition("/")[2] for status in _statuses(path, False) if status.isdir)
+
+
+def ages(path: str) -> dict[str, datetime]:
+    """Return the folders in a folder by path, with the times something in them was last added or removed."""
+    return {
+        status.path: datetime.fromtimestamp(status.modification_time / 1000, UTC)
+        for status in _statuses(path, False)
+        if status.isdir
+    }
+
+
+def size(path: str) -> int:
+    """Return the bytes of all files below a folder, 0 if there is none."""
+    return sum(status.length for status in _statuses(path, True) if not status.isdir)
 
 
 def _statuses(path: str, recursive: bool) -> list[Any]:

@@ -24,17 +24,14 @@ from adin.settings import settings
 #: Terminal states and whether they are good. Every other state, also one not known here, means: keep looking.
 TERMINAL = {"SUCCEEDED": True, "FAILED": False, "SKIPPED": False, "CANCELED": False}
 
-_GOING = json.dumps(
-    {
-        "predicates": [
-            {
-                "operation": "IN",
-                "key": "state",
-                "stringValues": {"values": ["PENDING", "RUNNING", "PAUSED", "CANCELING"]},
-            }
-        ]
-    }
-)
+
+def _in_states(*states: str) -> str:
+    """Return the filter of a listing of runs."""
+    return json.dumps({"predicates": [{"operation": "IN", "key": "state", "stringValues": {"values": states}}]})
+
+
+_GOING = _in_states("PENDING", "RUNNING", "PAUSED", "CANCELING")
+_ENDED = _in_states(*TERMINAL)
 _RETRIES = 4
 _RETRIED_STATUS = (429, 502, 503, 504)
 #: Struct carries numbers as doubles.
@@ -204,12 +201,26 @@ class KfpClient:
 
     def unended(self) -> list[Run]:
         """Return the runs that go, or wait to, newest first."""
+        return self._all(_GOING)
+
+    def ended(self, before: datetime) -> list[Run]:
+        """Return the runs that had ended at a time, newest first."""
+        return [run for run in self._all(_ENDED) if run.ended and run.ended < before]
+
+    def delete(self, run_id: str) -> None:
+        """Delete the record of a run, and of local KFP its files; no error if it is gone."""
+        try:
+            self._call(self._runs.run_service_delete_run, run_id)
+        except NotFoundError:
+            return
+
+    def _all(self, states: str) -> list[Run]:
         found: list[Run] = []
         token = ""
         while True:
             page = self._call(
                 self._runs.run_service_list_runs,
-                filter=_GOING,
+                filter=states,
                 sort_by="created_at desc",
                 page_size=100,
                 page_token=token,

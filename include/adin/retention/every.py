@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adin.connections import declared
 from adin.retention.phases import Collector
 
 if TYPE_CHECKING:
@@ -11,7 +12,25 @@ if TYPE_CHECKING:
 
 
 def collectors(models: Registry) -> list[Collector]:
-    """Return the collectors in the order they run: versions give up their files before files are looked at."""
+    """Return the collectors of the services there are, in the order they run.
+
+    What refers comes before what is referred to: model versions, then the runs and datasets they came of, then files.
+    """
     from adin.models.garbage import Files, Manifests, Versions
 
-    return [Versions(models), Files(models), Manifests(models)]
+    found: list[Collector] = [Versions(models), Files(models), Manifests(models)]
+    if declared("kfp"):
+        from adin.pipelines.garbage import Runs
+
+        found.append(Runs(models))
+    if declared("lakefs"):
+        from adin.datasets import garbage
+        from adin.datasets.lake import Lake
+
+        lake = Lake()
+        found += [garbage.Versions(models, lake), garbage.Files(lake), garbage.Temporary(lake)]
+    if declared("spark"):
+        from adin.features.garbage import Partitions
+
+        found.append(Partitions())
+    return found
