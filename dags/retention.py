@@ -29,7 +29,7 @@ CONNECTIONS = ("amversion", "s3", "kserve", "kfp", "lakefs", "clickhouse", "spar
     doc_md="""
 ### What it does
 Looks for artefacts, manifests and versions of models to which no log, alias, running service or evidence refers; then
-for pipeline runs, dataset versions, their files, temporary tables and replaced feature partitions nothing needs. What is
+for pipeline runs, dataset versions, their files, temporary tables and feature partitions that nothing needs. What is
 new is marked; what was marked `ADIN_RETENTION_GRACE_DAYS` ago and still is garbage is deleted.
 
 ### What it writes

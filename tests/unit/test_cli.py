@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from adin import cli
+from adin.errors import ConfigError
 
 
 def _run(monkeypatch, *arguments: str) -> int:
@@ -34,3 +35,19 @@ def test_every_group_of_commands_explains_itself(monkeypatch, capsys):
     for group in cli._GROUPS:
         assert _run(monkeypatch, group, "--help") == 0
         assert "Usage" in capsys.readouterr().out
+
+
+def test_a_training_by_hand_gets_the_form_of_its_window() -> None:
+    from adin.commands.ct import training_conf
+
+    assert training_conf("", "", force=True) == {"force": True}
+    assert training_conf("", "2014-01-01", force=False) == {"force": False, "window_end": "2014-01-01T00:00:00Z"}
+    whole = training_conf("2013-01-01", "2014-01-01", force=False)
+    assert whole["window_start"] == "2013-01-01T00:00:00Z"
+    for start, end, told in (
+        ("2013-01-01", "", "Half a window"),
+        ("2014-01-01", "2013-01-01", "empty"),
+        ("x", "y", "no time"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            training_conf(start, end, force=False)

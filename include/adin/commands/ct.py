@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from adin.commands import output
+from adin.errors import ConfigError
 from adin.models.log import Mode
+from adin.window import Window
 
 app = typer.Typer(no_args_is_help=True)
 Problem = Annotated[str, typer.Argument(help="Problem, as in include/problems.")]
@@ -33,6 +36,56 @@ def status(problem: Problem, json: output.Json = False) -> None:
     runs = found["in_flight"]
     found["in_flight"] = "Kubeflow Pipelines does not answer" if runs is None else ", ".join(runs) or "none"
     output.facts(found)
+
+
+@app.command("run", epilog="Example: adin ct run flights_delay --start 2013-01-01 --end 2014-01-01")
+def run(
+    problem: Problem,
+    start: Annotated[str, typer.Option(help="First day to learn from, UTC; default the first there is.")] = "",
+    end: Annotated[str, typer.Option(help="Day after the last, UTC; default all up to now.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Also if nothing changed since the last training.")] = False,
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    json: output.Json = False,
+) -> None:
+    """Train now, by the DAG and under its rules: what is stopped or frozen stays so."""
+    from adin.problem import problem as read_problem
+    from adin.stack import control as stack
+    from adin.stack.airflow_api import AirflowApi
+
+    dag = f"train__{read_problem(problem).name}"
+    airflow = AirflowApi(*stack.airflow_login())
+    run = f"by-hand__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    airflow.start(dag, run, training_conf(start, end, force=force))
+    page = f"{airflow.url}/dags/{dag}/runs/{run}"
+    if not wait:
+        return output.emit({"dag": dag, "run": run, "page": page}) if json else output.console.print(page)
+    output.step(page)
+    airflow.wait(dag, run, progress=output.step)
+    skipped = [task for task in airflow.tasks(dag, run) if task["task_id"] == "gates" and task["state"] == "skipped"]
+    found = {"dag": dag, "run": run, "page": page} | ({} if skipped else airflow.xcom(dag, run, "check"))
+    if json:
+        return output.emit(found | {"trained": not skipped})
+    if skipped:
+        reason = airflow.log(dag, run, "gates", skipped[0]["try_number"]).strip().splitlines()
+        output.console.print(f"Nothing was trained. {next((x for x in reversed(reason) if problem in x), '')}".strip())
+    else:
+        output.facts(found)
+
+
+def training_conf(start: str, end: str, *, force: bool) -> dict[str, object]:
+    """Return the form of a training run.
+
+    :raises ConfigError: a day is none, the window is empty, or it has no end.
+    """
+    if start and not end:
+        raise ConfigError("Half a window was given.", "Give --end too.")
+    form: dict[str, object] = {"force": force}
+    if end:
+        window = Window.parse(start or "1970-01-01", end)
+        form["window_end"] = f"{window.end:%Y-%m-%dT%H:%M:%SZ}"
+        if start:
+            form["window_start"] = f"{window.start:%Y-%m-%dT%H:%M:%SZ}"
+    return form
 
 
 @app.command("stop", epilog="Example: adin ct stop flights_delay --in-flight cancel --reason 'bad source data'")
