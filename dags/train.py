@@ -32,7 +32,8 @@ def schedule_of(spec: Problem, source: Domain) -> Any:
     """
     if spec.run.cron and not croniter.is_valid(spec.run.cron):
         raise ConfigError(f"{spec.path / 'problem.yaml'}: run.cron: {spec.run.cron!r} is no cron time.")
-    timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if spec.run.cron and not source.end else None
+    at_a_time = spec.run.cron and spec.run.owner == "airflow" and not source.end
+    timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if at_a_time else None
     data = [assets.features(domain(spec.run.on_data).name)] if spec.run.on_data else None
     if timetable and data:
         return AssetOrTimeSchedule(timetable=timetable, assets=data)
@@ -108,6 +109,16 @@ def make(spec: Problem, source: Domain) -> None:
             context["outlet_events"][assets.model(spec.name)].extra = outcome
             return outcome
 
+        @task(
+            doc_md="Makes Kubeflow's two recurring runs follow problem.yaml and the mode. If it fails: clear it, or "
+            "`adin ct reconcile`."
+        )
+        def recurring() -> dict[str, bool]:
+            from adin.control import recurring as schedule
+
+            activate("amversion", "s3", "kfp")
+            return schedule.follow(spec.name)
+
         span = window()
         pipeline = gates(span)
         dataset = BuildDatasetOperator(
@@ -125,6 +136,10 @@ def make(spec: Problem, source: Domain) -> None:
             commit=commit,
             doc_md="Writes the same rows to ClickHouse, counted, in one step. If it fails, nothing was written.",
         )
+        pipeline >> dataset >> explore
+        if spec.run.owner == "kfp":
+            explore >> recurring()
+            return
         run = KfpRunOperator(
             task_id="train",
             pipeline=pipeline,
@@ -133,7 +148,7 @@ def make(spec: Problem, source: Domain) -> None:
             deferrable=True,
             doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",
         )
-        pipeline >> dataset >> explore >> run
+        explore >> run
         check(run.output)
 
     train()

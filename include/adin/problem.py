@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adin import yaml_lines
 from adin.errors import ConfigError, NotFoundError
@@ -88,10 +88,21 @@ class Training(_Spec):
 
 
 class Schedule(_Spec):
-    """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both."""
+    """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both.
+
+    :param owner: who trains at the cron time. With ``kfp`` two recurring runs of Kubeflow Pipelines do, from the newest
+        dataset version; ``train__<problem>`` only builds dataset versions then, on new data or by hand.
+    """
 
     cron: str | None = None
     on_data: str | None = None
+    owner: Literal["airflow", "kfp"] = "airflow"
+
+    @model_validator(mode="after")
+    def _owner_has_a_time(self) -> Schedule:
+        if self.owner == "kfp" and not self.cron:
+            raise ValueError("owner kfp needs a cron time")
+        return self
 
 
 class Guard(_Spec):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from adin.control import history
+from adin.control import history, recurring
 from adin.errors import AdinError, NotFoundError, RefusedError
 from adin.models import Registry, State, registry
 from adin.models.log import Mode
@@ -101,6 +101,7 @@ def stop(
         models.append(
             name, "ct_mode", mode=mode, actor=actor, reason=reason, evidence={"in_flight": running}, run_key=run_key
         )
+    recurring.follow(name)
     client = KfpClient()
     runs = in_flight(name, client)
     if running == "cancel":
@@ -127,6 +128,7 @@ def resume(name: str, *, actor: str, reason: str, run_key: str = "") -> State:
     _no_rollback(models, name)
     if known(models, name).mode != "auto_deploy":
         models.append(name, "ct_mode", mode="auto_deploy", actor=actor, reason=reason, run_key=run_key)
+    recurring.follow(name)
     return models.state(name)
 
 

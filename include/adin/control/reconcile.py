@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adin.control import ct, history, rollback, swap
+from adin.control import ct, history, recurring, rollback, swap
 from adin.errors import AdinError, NotFoundError, RefusedError
 from adin.models import Registry, registry
 from adin.pipelines.client import KfpClient
@@ -33,6 +33,7 @@ def reconcile(name: str, *, actor: str) -> list[str]:
     if state.champion is not None and not _agree(serving, name, state.champion, state.served):
         version = swap.follow(problem(name), models, serving, actor=actor, reason="reconciled")
         done.append(f"put version {version} under load, as the log says")
+    recurring.follow(name)
     return done
 
 

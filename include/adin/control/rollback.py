@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from adin.control import ct, history, swap
+from adin.control import ct, history, recurring, swap
 from adin.errors import AdinError, ConfigError, RefusedError
 from adin.models import ModelVersion, Registry, State, registry
 from adin.models.log import Mode
@@ -187,6 +187,7 @@ def _stop_training(name: str, target: str, *, reason: str, by: str, run_key: str
             evidence={"rollback": told},
             run_key=run_key,
         )
+    recurring.follow(name)
     return version
 
 
@@ -224,6 +225,7 @@ def end(models: Registry, name: str, mode: Mode, *, by: str, reason: str, run_ke
     """Write that a rollback has ended, by the mode training is in from now on; another's rollback is left alone."""
     if _open(models, name, run_key):
         models.append(name, "ct_mode", mode=mode, actor=by, reason=reason, run_key=f"{run_key}:end")
+        recurring.follow(name)
 
 
 def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, run_key: str = "") -> State:
@@ -254,6 +256,7 @@ def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, 
         run_key=run_key,
         expect_seq=state.seq,
     )
+    recurring.follow(name)
     try:
         swap.follow(problem(name), models, serving, actor=actor, reason=reason, run_key=run_key)
     except AdinError as error:
@@ -261,6 +264,7 @@ def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, 
             reason = f"the swap failed: {str(error)[:300]}"
             models.append(name, "undone", version=before.champion, actor=actor, reason=reason, run_key=run_key)
             models.append(name, "ct_mode", mode=state.mode, actor=actor, reason="the pin stays", run_key=run_key)
+            recurring.follow(name)
             swap.follow(problem(name), models, serving, actor=actor, reason="the former version", run_key=run_key)
         raise
     return models.state(name)

@@ -127,6 +127,15 @@ def versions(name: str, *, lake: Lake | None = None) -> list[DatasetVersion]:
     return [version(name, commit.id, lake=lake) for commit in lake.log(name) if is_version(commit, name)]
 
 
+def newest(name: str, *, lake: Lake | None = None) -> DatasetVersion:
+    """Return the newest version of a problem; :raises NotFoundError: there is none yet."""
+    lake = lake or Lake()
+    commit = next((commit.id for commit in lake.log(name) if is_version(commit, name)), None)
+    if commit is None:
+        raise NotFoundError(f"No dataset version of {name} yet.", f"Build one: DAG train__{name}.")
+    return version(name, commit, lake=lake)
+
+
 def is_version(commit: Any, name: str) -> bool:
     """Tell whether a commit of lakeFS's log is a version of a problem."""
     found = commit.metadata or {}

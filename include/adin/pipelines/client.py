@@ -75,6 +75,7 @@ class Run:
     ended: datetime | None = None
     tasks: tuple[Task, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    recurring: str = ""
 
     @property
     def done(self) -> bool:
@@ -121,6 +122,7 @@ class KfpClient:
         self._uploads = api.PipelineUploadServiceApi(self._client)
         self._experiments = api.ExperimentServiceApi(self._client)
         self._runs = api.RunServiceApi(self._client)
+        self._recurring = api.RecurringRunServiceApi(self._client)
         self._api = api
 
     def upload(self, name: str, yaml_path: str | Path) -> Version:
@@ -211,6 +213,69 @@ class KfpClient:
         """Delete the record of a run, and of local KFP its files; no error if it is gone."""
         try:
             self._call(self._runs.run_service_delete_run, run_id)
+        except NotFoundError:
+            return
+
+    def recurring(self) -> list[Any]:
+        """Return the recurring runs there are, as the API gives them."""
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = self._call(
+                self._recurring.recurring_run_service_list_recurring_runs,
+                page_size=100,
+                page_token=token,
+                **self._namespace(),
+            )
+            found += page.recurring_runs or []
+            token = page.next_page_token or ""
+            if not token:
+                return found
+
+    def recur(
+        self,
+        pipeline: str | Path,
+        arguments: Mapping[str, Any],
+        *,
+        name: str,
+        cron: str,
+        on: bool,
+        experiment: str = "production",
+    ) -> str:
+        """Create a recurring run and return its id: one run at a time, none caught up.
+
+        :param arguments: may hold KFP's macros, such as ``[[RunUUID]]``.
+        :param cron: five fields, UTC.
+        :param on: whether it is enabled from the start.
+        """
+        version = self._resolve(pipeline)
+        body = self._api.V2beta1RecurringRun(
+            display_name=name,
+            experiment_id=self._experiment(experiment),
+            pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
+                pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
+            ),
+            runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments)),
+            trigger=self._api.V2beta1Trigger(cron_schedule=self._api.V2beta1CronSchedule(cron=f"0 {cron}")),
+            mode="ENABLE" if on else "DISABLE",
+            max_concurrency="1",
+            no_catchup=True,
+        )
+        made = self._call(self._recurring.recurring_run_service_create_recurring_run, body)
+        return str(made.recurring_run_id)
+
+    def switch(self, recurring: str, *, on: bool) -> None:
+        """Enable or disable a recurring run; twice is as good as once."""
+        service = self._recurring
+        if on:
+            self._call(service.recurring_run_service_enable_recurring_run, recurring)
+        else:
+            self._call(service.recurring_run_service_disable_recurring_run, recurring)
+
+    def drop_recurring(self, recurring: str) -> None:
+        """Delete a recurring run; no error if it is gone."""
+        try:
+            self._call(self._recurring.recurring_run_service_delete_recurring_run, recurring)
         except NotFoundError:
             return
 
@@ -498,6 +563,7 @@ def _run(found: Any) -> Run:
         ended=found.finished_at,
         tasks=tuple(_task(task) for task in tasks),
         parameters=(found.runtime_config.parameters if found.runtime_config else None) or {},
+        recurring=found.recurring_run_id or "",
     )
 
 

@@ -13,7 +13,8 @@ from adin.models.artifact import CODE
 from adin.problem import Problem, problem
 from adin.window import Window
 
-_PIPELINES = {"auto_deploy": "train_and_deploy", "train_only": "train_only"}
+#: Pipeline of each mode that trains.
+PIPELINES = {"auto_deploy": "train_and_deploy", "train_only": "train_only"}
 
 
 def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
@@ -25,7 +26,7 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
     """
     models = registry()
     mode = models.state(name).mode
-    if mode not in _PIPELINES:
+    if mode not in PIPELINES:
         raise RefusedError(f"Training of {name} is {mode}.", f"Resume it with `adin ct resume {name}`.")
     same = datasets.find(name, inputs_hash(name, window))
     if same and not force:
@@ -36,7 +37,7 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
                 f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}, "
                 "by the same code and parameters."
             )
-    return _PIPELINES[mode]
+    return PIPELINES[mode]
 
 
 def _trained_as(spec: Problem, manifest: ModelManifest) -> bool:

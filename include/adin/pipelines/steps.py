@@ -24,7 +24,12 @@ ACTOR = "pipeline"
 
 
 def load(name: str, commit: str, data: Path) -> None:
-    """Copy a dataset version into the step's folder, verified, and check that every split has rows."""
+    """Copy a dataset version into the step's folder, verified, and check that every split has rows.
+
+    :param commit: its id, or ``newest``.
+    """
+    if commit == "newest":
+        commit = datasets.newest(name).commit
     found = datasets.download(name, commit, data)
     if empty := [split for split, rows in found.rows.items() if not rows]:
         raise DataError(

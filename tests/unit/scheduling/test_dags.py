@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -126,3 +127,21 @@ def test_a_broken_domain_does_not_break_the_dags_of_others(monkeypatch, tmp_path
         "features__empty", "features__no_yaml", "features__early",
     }  # fmt: skip
     assert len(bag.dags["features__flights"].tasks) > 1
+
+
+@pytest.mark.flow(18, 22)
+def test_where_kubeflow_owns_the_schedule_the_dag_trains_nothing_itself(monkeypatch, tmp_path):
+    shipped = (ROOT / "include" / "problems" / "flights_delay" / "problem.yaml").read_text()
+    (tmp_path / "flights_delay").mkdir()
+    owned = re.sub(r"^run: .*$", 'run: {cron: "0 4 * * *", owner: kfp}', shipped, flags=re.MULTILINE)
+    assert owned != shipped
+    (tmp_path / "flights_delay" / "problem.yaml").write_text(owned)
+    monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path))
+    settings.cache_clear()
+    try:
+        bag = DagBag(dag_folder=ROOT / "dags" / "train.py")
+    finally:
+        settings.cache_clear()
+    found = bag.dags["train__flights_delay"]
+    assert {task.task_id for task in found.tasks} == {"window", "gates", "dataset", "explore", "recurring"}
+    assert found.schedule is None

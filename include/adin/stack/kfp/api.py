@@ -113,7 +113,8 @@ class _Api:
 
     def list_of(self, kind: str, **fixed: str) -> Answer:
         # fixed: field -> path parameter that holds its value; an empty name means the query parameter of the field
-        plural = kind.replace("recurring run", "recurring_run").replace("version", "pipeline_version") + "s"
+        # the one list that v2beta1 names in camel case
+        plural = "recurringRuns" if kind == "recurring run" else kind.replace("version", "pipeline_version") + "s"
 
         async def answer(request: Request) -> Doc:
             query = dict(request.query_params)

@@ -41,7 +41,7 @@ class Schedule:
             raise ConfigError(f"max_concurrency must be between 1 and 10, not {limit}.")
         spec = self._runs.spec_of(body)
         given = (body.get("runtime_config") or {}).get("parameters") or {}
-        specs.arguments(spec, {key: value for key, value in given.items() if not _has_macro(value)})
+        specs.arguments(spec, {key: _filled(value, _macros(datetime.now(UTC), 1, "")) for key, value in given.items()})
         experiment = body.get("experiment_id") or self._store.find("experiment", display_name="Default")[0]["id"]
         self._store.get("experiment", experiment)
         now = stamp(datetime.now(UTC))
@@ -84,7 +84,7 @@ class Schedule:
             if moment is None:
                 continue
             try:
-                self._fire(doc, moment, now)
+                self._fire(doc, moment)
             except AdinError as error:
                 _LOG.warning("Recurring run %s disabled: %s", doc["display_name"], error)
                 self._store.put(
@@ -93,14 +93,9 @@ class Schedule:
                     doc | {"mode": "DISABLE", "status": "DISABLED", "error": {"code": 3, "message": str(error)}},
                 )
 
-    def _fire(self, doc: Doc, moment: datetime, now: datetime) -> None:
+    def _fire(self, doc: Doc, moment: datetime) -> None:
         run_id, index = str(uuid.uuid4()), doc["_index"] + 1
-        macros = {
-            "[[ScheduledTime]]": moment.strftime("%Y%m%d%H%M%S"),
-            "[[CurrentTime]]": now.strftime("%Y%m%d%H%M%S"),
-            "[[Index]]": str(index),
-            "[[RunUUID]]": run_id,
-        }
+        macros = _macros(moment, index, run_id)
         config = dict(doc.get("runtime_config") or {})
         config["parameters"] = {key: _filled(value, macros) for key, value in (config.get("parameters") or {}).items()}
         body = {key: doc[key] for key in _KEPT if key in doc} | {
@@ -177,6 +172,16 @@ def _checked_cron(schedule: Doc) -> Doc:
 
 def _moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
+
+
+def _macros(moment: datetime, index: int, run_id: str) -> dict[str, str]:
+    """Return what stands for each of KFP's macros in the run of a moment."""
+    return {
+        "[[ScheduledTime]]": moment.strftime("%Y%m%d%H%M%S"),
+        "[[CurrentTime]]": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
+        "[[Index]]": str(index),
+        "[[RunUUID]]": run_id,
+    }
 
 
 def _has_macro(value: Any) -> bool:
