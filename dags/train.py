@@ -143,7 +143,7 @@ def make(spec: Problem, source: Domain) -> None:
         run = KfpRunOperator(
             task_id="train",
             pipeline=pipeline,
-            arguments={"problem": spec.name, "dataset": commit},
+            arguments={"problem": spec.name, "dataset": commit, **spec.train.limits},
             timeout=spec.train.timeout.total_seconds() + timedelta(minutes=30).total_seconds(),
             deferrable=True,
             doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",

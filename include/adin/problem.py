@@ -86,6 +86,11 @@ class Training(_Spec):
     memory: str = Field("4G", pattern=r"^\d+(\.\d+)?(M|G|Mi|Gi)$")
     timeout: Duration = timedelta(minutes=30)
 
+    @property
+    def limits(self) -> dict[str, str]:
+        """Return the resources as the training pipelines take them."""
+        return {"train_cpu": f"{self.cpu:g}", "train_memory": self.memory}
+
 
 class Schedule(_Spec):
     """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both.

@@ -97,6 +97,11 @@ def limited(path: str, megabytes: int, by_child: bool = False) -> None:
     uses(path=path, megabytes=megabytes, by_child=by_child).set_cpu_limit("1").set_memory_limit("500M")
 
 
+@dsl.pipeline(name="asked")
+def asked(path: str, megabytes: int, cpu: str = "1", memory: str = "500Mi") -> None:
+    uses(path=path, megabytes=megabytes, by_child=False).set_cpu_limit(cpu).set_memory_limit(memory)
+
+
 @dsl.pipeline(name="quick")
 def quick(path: str, text: str = "ran") -> str:
     return mark(path=path, text=text).output

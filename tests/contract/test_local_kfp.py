@@ -28,7 +28,20 @@ pytestmark = [pytest.mark.ml, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("compiled")
-    names = ("gated", "slow", "quick", "patient", "nan", "defaults", "greedy", "typed", "looped", "tidy", "limited")
+    names = (
+        "gated",
+        "slow",
+        "quick",
+        "patient",
+        "nan",
+        "defaults",
+        "greedy",
+        "typed",
+        "looped",
+        "tidy",
+        "limited",
+        "asked",
+    )
     for name in names:
         compiler.Compiler().compile(getattr(kfp_pipelines, name), str(folder / f"{name}.yaml"))
     return {name: folder / f"{name}.yaml" for name in names}
@@ -600,3 +613,17 @@ def test_a_step_that_takes_more_memory_than_its_limit_is_killed_and_the_message_
         client.wait(run_id, 60, 0.5)
     assert lines(marks) == ["1"], "the step did not reach its end"
     assert processes(run_id) == []
+
+
+@pytest.mark.flow(22)
+def test_limits_may_be_arguments_of_the_pipeline(client: KfpClient, compiled: dict[str, Path], marks: Path) -> None:
+    def run(**arguments: str) -> str:
+        given = {"path": str(marks), "megabytes": 600, **arguments}
+        return client.submit(compiled["asked"], given, name=f"asked {arguments}")
+
+    assert client.wait(run(cpu="500m", memory="2G"), 60, 0.5).state == "SUCCEEDED"
+    assert lines(marks) == ["1 done"]
+    with pytest.raises(RunFailedError, match=r"OOMKilled: .* its limit is 0.52 GB"):
+        client.wait(run(), 60, 0.5)
+    with pytest.raises(RunFailedError, match="'plenty' is no quantity of CPU or memory"):
+        client.wait(run(memory="plenty"), 60, 0.5)

@@ -366,7 +366,7 @@ def test_the_evidence_of_a_decision_is_kept_with_the_version_and_shown(models: R
     assert list(predictions) == ["day", "label", "challenger", "champion"]
     assert predictions["day"].nunique() == 40
     page = (kept / "report.html").read_text()
-    assert page.count("<svg") == 1 and "Gain of mae by day" in page and f"version {wrong}" in page
+    assert page.count("<svg") == 2 and "Gain of mae by day" in page and f"version {wrong}" in page
     assert "<script" not in page and "http" not in page
     entry = next(e for e in reversed(models.log(MODEL)) if e.event == "promote")
     assert entry.evidence["infrastructure"]["replay"]["rows"] == 200

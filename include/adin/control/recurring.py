@@ -44,8 +44,9 @@ def follow(name: str) -> dict[str, bool]:
             client.switch(each.recurring_run_id, on=False)
     for title, pipeline in wanted.items():
         if title not in found:
-            facts = {"problem": name, "dataset": NEWEST, "run_key": "[[RunUUID]]"}
-            client.recur(compiled(pipeline), facts, name=title, cron=str(spec.run.cron), on=pipeline == enabled)
+            client.recur(
+                compiled(pipeline), _arguments(spec), name=title, cron=str(spec.run.cron), on=pipeline == enabled
+            )
         elif pipeline == enabled and found[title].status != "ENABLED":
             client.switch(found[title].recurring_run_id, on=True)
     _drop_old(client, [each for title, each in found.items() if title not in wanted])
@@ -67,8 +68,12 @@ def _none(client: KfpClient, name: str) -> dict[str, bool]:
     return {}
 
 
+def _arguments(spec: Problem) -> dict[str, str]:
+    return {"problem": spec.name, "dataset": NEWEST, "run_key": "[[RunUUID]]", **spec.train.limits}
+
+
 def _name(spec: Problem, pipeline: str) -> str:
-    facts = {"cron": spec.run.cron, "pipeline": compiled(pipeline).read_text()}
+    facts = {"cron": spec.run.cron, "pipeline": compiled(pipeline).read_text(), "arguments": _arguments(spec)}
     return f"{_prefix(spec.name)}{pipeline}.{content_hash(facts)[:12]}"
 
 

@@ -88,12 +88,11 @@ def _limited(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "2G", retr
     return task
 
 
-def _train(problem: str, dataset: str, run_key: str):
+def _train(problem: str, dataset: str, run_key: str, cpu: str, memory: str):
     data = _limited(load(problem=problem, dataset=dataset), retries=3).outputs["data"]
-    model = _limited(train(problem=problem, data=data), cpu="2", memory="4G").outputs["model"]
-    evaluation = _limited(evaluate(problem=problem, data=data, model=model), memory="4G", retries=3).outputs[
-        "evaluation"
-    ]
+    model = _limited(train(problem=problem, data=data), cpu=cpu, memory=memory).outputs["model"]
+    judged = evaluate(problem=problem, data=data, model=model)
+    evaluation = _limited(judged, memory=memory, retries=3).outputs["evaluation"]
     kept = register(
         problem=problem,
         run_key=run_key,
@@ -106,15 +105,15 @@ def _train(problem: str, dataset: str, run_key: str):
 
 
 @dsl.pipeline(name="train-only", description="Train, evaluate and register; nothing is deployed.")
-def train_only(problem: str, dataset: str, run_key: str):
+def train_only(problem: str, dataset: str, run_key: str, train_cpu: str = "2", train_memory: str = "4G"):
     """Train on a dataset version and keep the model."""
-    _train(problem, dataset, run_key)
+    _train(problem, dataset, run_key, train_cpu, train_memory)
 
 
 @dsl.pipeline(name="train-and-deploy", description="Train, evaluate, register; promote if the gate lets it.")
-def train_and_deploy(problem: str, dataset: str, run_key: str):
+def train_and_deploy(problem: str, dataset: str, run_key: str, train_cpu: str = "2", train_memory: str = "4G"):
     """Train on a dataset version, keep the model, and put it under load if it is better."""
-    evaluation, kept = _train(problem, dataset, run_key)
+    evaluation, kept = _train(problem, dataset, run_key, train_cpu, train_memory)
     verdict = _limited(gate(evaluation=evaluation)).after(kept)
     with dsl.If(verdict.output == True, name="better"):  # noqa: E712 - kfp builds the condition from ==
         promoted = promote(problem=problem, version=kept.output, run_key=run_key, evaluation=evaluation)

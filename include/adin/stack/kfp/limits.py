@@ -10,14 +10,18 @@ import contextlib
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from adin.errors import ConfigError
+
 #: Seconds between two looks at a step's memory.
 _LOOK = 0.1
+_TAKEN = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _turn = itertools.count()
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "LOKY_MAX_CPU_COUNT")
 
@@ -34,10 +38,39 @@ class Limits:
     memory: int = 0
 
     @classmethod
-    def of(cls, executor: Any) -> Limits:
-        """Return the limits in the compiled form of a step; its memory is told in 10^9 bytes."""
+    def of(cls, executor: Any, value_of: Callable[[str], Any]) -> Limits:
+        """Return the limits in the compiled form of a step.
+
+        A limit is a number, its memory in 10^9 bytes, or text with a unit, which may be taken from an argument of the
+        pipeline.
+
+        :param value_of: returns the value of one of the step's inputs.
+        :raises ConfigError: an argument is no such text.
+        """
         resources = executor.container.resources
-        return cls(resources.cpu_limit, int(resources.memory_limit * 1e9))
+        cpu, memory = (
+            _TAKEN.sub(lambda found: str(value_of(found[1])), text)
+            for text in (resources.resource_cpu_limit, resources.resource_memory_limit)
+        )
+        return cls(
+            quantity(cpu) if cpu else resources.cpu_limit,
+            int(quantity(memory) if memory else resources.memory_limit * 1e9),
+        )
+
+
+def quantity(text: str) -> float:
+    """Read a quantity as Kubernetes writes it, such as ``500m``, ``2``, ``4G`` or ``4Gi``.
+
+    :raises ConfigError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|[KMGTPE]i?)?", text.strip())
+    if not found:
+        raise ConfigError(f"{text!r} is no quantity of CPU or memory.", "Write 500m, 2, 4G or 4Gi.")
+    unit = found[2] or ""
+    if unit == "m":
+        return float(found[1]) / 1000
+    power = " KMGTPE".index(unit[0]) if unit else 0
+    return float(found[1]) * float(1024 if unit.endswith("i") else 1000) ** power
 
 
 def run(command: Sequence[str], limits: Limits, log: IO[bytes], env: Mapping[str, str]) -> int:

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,9 +103,10 @@ class Tracker:
         log.touch()
         token = self._log.set(log)
         component = call["components"][call["task_spec"].component_ref.name]
-        limits = self._limits.set(Limits.of(call["executors"][component.executor_label]))
+        limits = self._limits.set(None)
         self._write(path, "RUNNING")
         try:
+            self._limits.set(Limits.of(call["executors"][component.executor_label], partial(_input, call)))
             # kfp makes a job id up; on Kubeflow the placeholder is the run's id
             outputs, status = self._run_step(**call | {"unique_pipeline_id": os.environ.get(MARK, "")})
         except Exception:
@@ -196,6 +198,14 @@ class Tracker:
             self._events.write(json.dumps(event, default=str) + "\n")
             sys.stdout.write(f"{event['at']} {event['task']} {state} {facts.get('error', '')}\n".replace(" \n", "\n"))
             sys.stdout.flush()
+
+
+def _input(call: dict[str, Any], name: str) -> Any:
+    """Return the value of a step's input that comes from an argument of the pipeline or is a constant."""
+    given = call["task_spec"].inputs.parameters[name]
+    if given.component_input_parameter:
+        return call["io_store"].get_parent_input(given.component_input_parameter)
+    return given.runtime_value.constant.string_value
 
 
 def _finished(attempt: Attempt) -> dict[Path_, dict[str, Any]]:
