@@ -43,11 +43,15 @@ def check(name: str = typer.Argument("", help="One problem; default all."), json
 
 
 @app.command("new", epilog="Example: adin problem new bread_sales")
-def new(name: str = typer.Argument(help="Lower case letters, digits and _."), json: output.Json = False) -> None:
+def new(
+    name: str = typer.Argument(help="Lower case letters, digits and _."),
+    owner: str = typer.Option("", help="Who answers for it; default you."),
+    json: output.Json = False,
+) -> None:
     """Make a problem that trains at once, on made data: its features, problem.yaml, train.py and a test."""
     from adin import skeleton
 
-    made = [str(path) for path in skeleton.make(name, output.actor())]
+    made = [str(path) for path in skeleton.make(name, owner or output.actor())]
     if json:
         return output.emit(made)
     for path in made:

@@ -1,0 +1,53 @@
+"""Problem 2 through the same scheduler, beside the first: a folder of features and a folder of the problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from adin import datasets
+from adin.datasets.clickhouse import clickhouse
+from adin.models import ModelVersion, registry
+from adin.problem import problem
+from adin.serving.client import ServingClient
+from adin.stack import demo_data
+from adin.stack.airflow_api import AirflowApi
+
+PROBLEM = "parking_occupancy"
+
+
+@pytest.fixture(scope="module")
+def champion(airflow: AirflowApi, line: object) -> ModelVersion:
+    """The champion after raw data, features and the training they set off."""
+    window = {"window_start": "2016-10-04T00:00:00Z", "window_end": "2016-12-20T00:00:00Z"}
+    demo_data.load("parking", print)
+    for dag, conf in (("apply_features", {"domain": "parking"}), ("features__parking", window)):
+        airflow.start(dag, "acceptance-parking", conf)
+        airflow.wait(dag, "acceptance-parking", timeout=1200, progress=print)
+    training = airflow.newest(f"train__{PROBLEM}")
+    airflow.wait(f"train__{PROBLEM}", training, timeout=1200, progress=print)
+    found = registry().champion(PROBLEM)
+    assert found is not None
+    return found
+
+
+@pytest.mark.flow(1, 6, 23)
+def test_the_second_problem_keeps_its_promise_on_the_test_weeks(champion):
+    rows = datasets.frame(PROBLEM, champion.manifest.dataset, "test").to_pandas()
+    persistence = float(np.abs(rows["recent__rate"] - rows["rate_in_60min"]).mean())
+    error = champion.manifest.metrics["test"]["all"]["mae"]
+    assert error <= 0.028
+    assert error < 0.45 * persistence
+
+
+@pytest.mark.flow(12, 13, 14, 23)
+def test_its_rows_stand_in_clickhouse_and_its_model_answers_beside_the_first_problems(champion):
+    commit = champion.manifest.dataset
+    with clickhouse() as client:
+        found = client.query(f"SELECT split, count() FROM datasets.{PROBLEM} WHERE _commit = '{commit}' GROUP BY split")
+    assert dict(found.result_rows) == datasets.version(PROBLEM, commit).rows
+    answer = ServingClient().predict(PROBLEM, [problem(PROBLEM).example])
+    assert answer["model_version"] == champion.number
+    assert 0 <= answer["predictions"][0] <= 1.2
+    assert (
+        ServingClient().predict("flights_delay", [problem("flights_delay").example])["registry"] != answer["registry"]
+    )
