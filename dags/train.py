@@ -83,11 +83,12 @@ def make(spec: Problem, source: Domain) -> None:
 
             context = get_current_context()
             activate()
-            if backfilled(context):
-                raise AirflowSkipException("Only a backfill made new features; the next daily run trains on them.")
             try:
+                if backfilled(context):
+                    raise RefusedError("Only a backfill made new features.", "The next daily run trains on them.")
                 return modes.pipeline_for(spec.name, Window.from_text(window), force=context["params"]["force"])
             except RefusedError as reason:
+                context["ti"].xcom_push("reason", str(reason))
                 raise AirflowSkipException(str(reason)) from None
 
         @task(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 from adin import datasets
@@ -9,6 +12,7 @@ from adin.datasets.clickhouse import clickhouse
 from adin.models import ModelVersion, registry
 from adin.problem import problem
 from adin.serving.client import ServingClient
+from adin.settings import ROOT
 from adin.stack import demo_data
 from adin.stack.airflow_api import AirflowApi
 
@@ -51,3 +55,14 @@ def test_its_rows_stand_in_clickhouse_and_its_model_answers_beside_the_first_pro
     assert (
         ServingClient().predict("flights_delay", [problem("flights_delay").example])["registry"] != answer["registry"]
     )
+
+
+@pytest.mark.flow(10, 20, 22)
+def test_a_run_by_hand_that_finds_nothing_new_trains_nothing_and_says_why(champion):
+    window = ["--start", "2016-10-04", "--end", "2016-12-20"]
+    command = [str(ROOT / ".venv" / "bin" / "adin"), "ct", "run", PROBLEM, *window, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    found = json.loads(done.stdout)
+    assert found["trained"] is False
+    assert champion.manifest.dataset[:12] in found["reason"]
+    assert registry().champion(PROBLEM) == champion

@@ -61,13 +61,13 @@ def run(
         return output.emit({"dag": dag, "run": run, "page": page}) if json else output.console.print(page)
     output.step(page)
     airflow.wait(dag, run, progress=output.step)
-    skipped = [task for task in airflow.tasks(dag, run) if task["task_id"] == "gates" and task["state"] == "skipped"]
-    found = {"dag": dag, "run": run, "page": page} | ({} if skipped else airflow.xcom(dag, run, "check"))
+    skipped = any(task["task_id"] == "gates" and task["state"] == "skipped" for task in airflow.tasks(dag, run))
+    told = {"reason": airflow.xcom(dag, run, "gates", "reason")} if skipped else airflow.xcom(dag, run, "check")
+    found = {"dag": dag, "run": run, "page": page, "trained": not skipped} | told
     if json:
-        return output.emit(found | {"trained": not skipped})
+        return output.emit(found)
     if skipped:
-        reason = airflow.log(dag, run, "gates", skipped[0]["try_number"]).strip().splitlines()
-        output.console.print(f"Nothing was trained. {next((x for x in reversed(reason) if problem in x), '')}".strip())
+        output.console.print(f"Nothing was trained. {told['reason']}", highlight=False)
     else:
         output.facts(found)
 
