@@ -42,7 +42,7 @@ def wait_raw(domain: str, window: str) -> bool:
     from adin.features import raw
 
     context = get_current_context()
-    activate("spark")
+    activate("spark", "feast")
     missing = raw.missing(domain, Window.from_text(window))
     waited = datetime.now(UTC) - context["dag_run"].start_date
     if missing and waited > timedelta(minutes=context["params"]["wait_minutes"]):
@@ -66,7 +66,7 @@ def publish(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the facts of each table."""
     from adin.features import publish as publishing
 
-    activate("spark")
+    activate("spark", "feast")
     return [publishing.publish(result) for result in results]
 
 

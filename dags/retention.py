@@ -12,7 +12,7 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = ("amversion", "s3", "kserve", "kfp", "lakefs", "clickhouse", "spark")
+CONNECTIONS = ("amversion", "s3", "kserve", "kfp", "lakefs", "clickhouse", "spark", "feast")
 
 
 @dag(

@@ -24,7 +24,7 @@ class SparkHiveIngestOperator(WorkOperator):
     """
 
     template_fields: Sequence[str] = ("domain", "view", "window")
-    connections: ClassVar[tuple[str, ...]] = ("spark",)
+    connections: ClassVar[tuple[str, ...]] = ("spark", "feast")
 
     def __init__(self, *, domain: str, view: str, window: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,8 +29,14 @@ class Settings(BaseSettings):
     project: str = Field("adin", pattern=r"^[a-z][a-z0-9_]*$", description="Feast project name.")
     problems: Path = Field(ROOT / "include" / "problems", description="One folder a problem.")
     feature_repo: Path = Field(ROOT / "feature_repo", description="One folder a feature domain.")
+    offline_store: Literal["hive", "postgres"] = Field(
+        "hive", description="Edition of the offline store: Hive tables joined by Spark, or PostgreSQL."
+    )
     raw_root: str = Field("/raw", description="HDFS folder of raw data: <raw_root>/<domain>/<table>/day=YYYY-MM-DD/.")
-    temp_database: str = Field("adin_tmp", description="Hive database of retrieval results; emptied after each build.")
+    temp_database: str = Field(
+        "adin_tmp",
+        description="Hive database, or schema of PostgreSQL, of retrieval results; emptied after each build.",
+    )
     dataset_repository: str = Field("adin", description="lakeFS repository of dataset versions; a branch a problem.")
     dataset_bucket: str = Field("lakefs", description="S3 bucket below the lakeFS repository.")
     model_bucket: str = Field("models", description="S3 bucket of model artefacts.")

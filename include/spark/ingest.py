@@ -8,6 +8,7 @@ from typing import Any
 import job
 import raw
 from adin.features import hdfs, hive, quality, repo
+from adin.features.offline import offline
 from adin.window import Window
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -50,7 +51,7 @@ def _whole_days(window: Window) -> Window:
 def _location(table: str, key: str, application: str) -> str:
     """Return a folder no run wrote to before; remove what earlier tries of this one left unpublished."""
     root = f"{hive.table_folder(table)}/data"
-    published = {part.location.rpartition("/")[0].rpartition("/")[2] for part in hive.partitions(table).values()}
+    published = {part.location.rpartition("/")[0].rpartition("/")[2] for part in offline().partitions(table).values()}
     for name in hdfs.folders(root):
         if name.startswith(f"{key}.") and name not in published:
             hdfs.delete(f"{root}/{name}")

@@ -13,14 +13,13 @@ import job
 import pandas as pd
 from adin.errors import DataError
 from adin.features import hdfs, hive, repo
+from adin.features.offline import ROWS_A_FILE
 from adin.problem import Problem, problem
 from adin.window import Window as Span
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-#: Rows in one file of a training set.
-_ROWS_A_FILE = 250_000
 _TYPES = {
     "Float32": T.FloatType(),
     "Float64": T.DoubleType(),
@@ -70,7 +69,7 @@ def _write(session: SparkSession, rows: DataFrame, table: str, expected: int) ->
     hive.drop_table(table)
     hdfs.delete(folder)  # a job that was killed leaves files without a table
     session.sql(f"CREATE DATABASE IF NOT EXISTS {database} LOCATION '{folder.rpartition('/')[0]}'")
-    files = max(2, -(-expected // _ROWS_A_FILE))
+    files = max(2, -(-expected // ROWS_A_FILE))
     identity = [name for name in rows.columns if "__" not in name and name != "split"]
     placed = rows.repartition(files, *identity).sortWithinPartitions("split", "event_timestamp", *identity)
     placed.write.format("parquet").partitionBy("split").saveAsTable(table)

@@ -7,8 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 from uuid import uuid4
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from adin.features import hdfs, hive, repo
+from adin.features.offline import Partition, offline
 from adin.settings import settings
 
 SCRATCH = Path(__file__).parent / "scratch"
@@ -30,24 +33,23 @@ def scratch():
 
 
 @pytest.fixture(scope="session")
-def write_hive():
-    """Return a function that replaces a Hive table by given rows, partitioned by day of ``event_timestamp``."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def write_features():
+    """Return a function that replaces a feature table, of the edition in force, by given rows."""
 
-    def write(table: str, schema: pa.Schema, rows: list[dict], kinds: dict[str, str]) -> None:
-        hive.drop_table(table)
+    def write(view: repo.View, schema: pa.Schema, rows: list[dict], kinds: dict[str, str]) -> None:
         days = defaultdict(list)
         for row in rows:
             days[f"{row['event_timestamp']:%Y-%m-%d}"].append(row)
-        published = {}
+        run = f"{hive.table_folder(view.table)}/data/{uuid4().hex}"
+        staged = {}
         for day, found in days.items():
             buffer = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(found, schema=schema), buffer)
-            location = f"{hive.table_folder(table)}/data/{uuid4().hex}/day={day}"
-            hdfs.make(location)
-            hdfs.write(f"{location}/part-0.parquet", buffer.getvalue())
-            published[day] = hive.Partition(location, uuid4().hex, len(found), "test")
-        hive.publish(table, kinds, published)
+            hdfs.make(f"{run}/day={day}")
+            hdfs.write(f"{run}/day={day}/part-0.parquet", buffer.getvalue())
+            staged[day] = Partition(f"{run}/day={day}", uuid4().hex, len(found), "test")
+        if settings().offline_store == "hive":
+            hive.drop_table(view.table)
+        offline().publish(view, kinds, staged)
 
     return write

@@ -16,6 +16,7 @@ import pytest
 from adin.connections import connection
 from adin.errors import DataError, NotFoundError
 from adin.features import hdfs, hive, online, repo, store, wire
+from adin.features.offline import Partition
 from adin.settings import settings
 from adin.window import Window
 from redis_server import RedisServer
@@ -79,7 +80,7 @@ def publish(table: str, days: dict[int, pa.Table]) -> None:
         pq.write_table(rows, content)
         hdfs.make(folder)
         hdfs.write(f"{folder}/part-0.parquet", content.getvalue())
-        partitions[f"2013-07-{day:02}"] = hive.Partition(folder, f"{run}-{day}", rows.num_rows, run)
+        partitions[f"2013-07-{day:02}"] = Partition(folder, f"{run}-{day}", rows.num_rows, run)
     hive.publish(table, COLUMNS, partitions)
 
 

@@ -1,4 +1,4 @@
-"""The point-in-time join, in real Spark over real Hive tables, against an oracle that looks at every row."""
+"""The point-in-time join, in Spark over Hive and in PostgreSQL, against an oracle that looks at every row."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from adin.errors import DataError
-from adin.features import hdfs, hive, jobs, repo
+from adin.features import hdfs, hive, repo
+from adin.features.offline import offline
 from adin.problem import problem
+from adin.settings import settings
 from adin.window import Window
 
 pytestmark = [pytest.mark.flow(2, 3, 6), pytest.mark.usefixtures("scratch")]
@@ -125,7 +127,7 @@ def random_cases(chance: random.Random):
             late=chance.choice([0, 0, 1, None]),
             known=at + chance.choice([0, 1, 30, 200]) * grid,
         )
-        for number in range(1200)
+        for number in range(3600)
     ]
     return values, events
 
@@ -154,8 +156,18 @@ def oracle(event, view, values):
     }
 
 
+@pytest.fixture(scope="module", params=["hive", "postgres"])
+def edition(request, scratch):
+    """The offline store's edition."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_OFFLINE_STORE", request.param)
+        settings.cache_clear()
+        yield request.param
+    settings.cache_clear()
+
+
 @pytest.fixture(scope="module")
-def cases(scratch):
+def cases(edition):
     values, events = random_cases(random.Random(7))
     values["pair"] += planted_values()
     old = datetime(2019, 5, 5, tzinfo=UTC)
@@ -163,7 +175,7 @@ def cases(scratch):
     return values, events + planted_events()
 
 
-def _write(write_hive, values, events, chance):
+def _write(write_features, values, events, chance):
     """Write all tables, rows in an order of chance."""
     for view, rows in {**values, "events": events}.items():
         kinds = {name: kind for name, kind in KINDS.items() if name in rows[0]}
@@ -171,14 +183,14 @@ def _write(write_hive, values, events, chance):
             kinds["value"] = "bigint"
         kinds |= {"event_timestamp": "timestamp", "created_timestamp": "timestamp"}
         schema = pa.schema([(name, ARROW.get(kind, pa.timestamp("us", "UTC"))) for name, kind in kinds.items()])
-        write_hive(f"joins.{view}", schema, chance.sample(rows, len(rows)), kinds)
+        write_features(repo.domain("joins").view(view), schema, chance.sample(rows, len(rows)), kinds)
 
 
-def _retrieve(table):
-    key = f"test-{uuid4().hex}"
-    result = jobs.run("retrieve", key=key, arguments={"problem": "joins", "window": str(WINDOW), "table": table})
-    files = {path: hdfs.read(path) for path in hdfs.list_files(result["location"]) if path.endswith(".parquet")}
-    jobs.forget(key)
+def _retrieve(table, window=WINDOW):
+    key, store = f"test-{uuid4().hex}", offline()
+    result = store.training_set(problem("joins"), window, table, key)
+    files = {path: read() for path, read in store.files(result)}
+    store.forget(key)
     return result, files
 
 
@@ -191,17 +203,17 @@ def _tables(files):
 
 
 @pytest.fixture(scope="module")
-def joined(cases, write_hive):
+def joined(cases, write_features):
     """The training set of all cases: result, rows, files."""
     table = f"adin_tmp.joins_{uuid4().hex[:8]}"
-    _write(write_hive, *cases, random.Random(1))
+    _write(write_features, *cases, random.Random(1))
     result, files = _retrieve(table)
     rows = []
     for path, content in files.items():
         split = next(part.removeprefix("split=") for part in path.split("/") if part.startswith("split="))
         rows += [row | {"split": split} for row in pq.read_table(io.BytesIO(content)).to_pylist()]
     yield {"table": table, "result": result, "rows": rows, "files": files}
-    hive.drop_table(table)
+    offline().drop(table)
 
 
 @pytest.fixture(scope="module")
@@ -306,21 +318,22 @@ def test_every_row_is_what_an_oracle_that_looks_at_all_rows_finds(joined, cases,
 
 
 def test_ties_have_one_answer_whatever_the_order_of_the_files_and_a_killed_jobs_files_do_no_harm(
-    joined, cases, write_hive
+    joined, cases, edition, write_features
 ):
     table = f"adin_tmp.joins_{uuid4().hex[:8]}"
-    hdfs.make(f"{hive.table_folder(table)}/split=train")
-    hdfs.write(f"{hive.table_folder(table)}/split=train/part-of-a-killed-job.parquet", b"half")
-    _write(write_hive, *cases, random.Random(2))
+    if edition == "hive":
+        hdfs.make(f"{hive.table_folder(table)}/split=train")
+        hdfs.write(f"{hive.table_folder(table)}/split=train/part-of-a-killed-job.parquet", b"half")
+    _write(write_features, *cases, random.Random(2))
     _, files = _retrieve(table)
-    hive.drop_table(table)
+    offline().drop(table)
     assert _tables(files) == _tables(joined["files"])
 
 
-def test_a_window_without_labels_is_refused_with_its_remedy(cases, write_hive):
-    arguments = {"problem": "joins", "window": "2020-01-01/2020-02-01", "table": "adin_tmp.joins_none"}
+def test_a_window_without_labels_is_refused_with_its_remedy(joined):
     with pytest.raises(DataError, match=r"joins\.events has no labelled row .* Run the features DAG"):
-        jobs.run("retrieve", key=f"test-{uuid4().hex}", arguments=arguments)
+        _retrieve("adin_tmp.joins_none", Window.parse("2020-01-01", "2020-02-01"))
+    assert "joins_none" not in offline().temporary()
 
 
 def test_the_tests_agree_with_the_problem_file(scratch):

@@ -20,6 +20,7 @@ from adin.datasets.lake import Lake
 from adin.errors import NotFoundError, RunFailedError
 from adin.features import hdfs, hive, repo
 from adin.features.garbage import Partitions
+from adin.features.offline import Partition
 from adin.models import Registry, registry
 from adin.pipelines import compiled
 from adin.pipelines.client import KfpClient
@@ -135,7 +136,7 @@ def test_what_dead_builds_and_loads_left_is_found_and_a_build_under_way_is_left_
         assert found() == {f"lakefs:build-{dead}-0123"}
         later(1.1)
         everything = {
-            f"hive:{settings().temp_database}.{going}_0123",
+            f"offline:{settings().temp_database}.{going}_0123",
             f"clickhouse:stage_{dead}",
             f"lakefs:build-{dead}-0123",
             f"lakefs:build-{going}-0123",
@@ -186,7 +187,7 @@ def test_a_replaced_day_of_a_feature_table_is_deleted_and_the_published_one_is_n
     for place in places:
         hdfs.make(place)
         hdfs.write(f"{place}/part-0.parquet", b"rows")
-        hive.publish(table, {"n": "bigint"}, {"2013-01-01": hive.Partition(place, place, 1)})
+        hive.publish(table, {"n": "bigint"}, {"2013-01-01": Partition(place, place, 1)})
     collector = Partitions()
     bare = [place.partition("/warehouse/")[2] for place in places]
     assert not [item for item in collector.garbage() if bare[0] in item.name]

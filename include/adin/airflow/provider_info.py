@@ -34,6 +34,11 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
         ["schema"],
         {
             "registry": ("Registry", _SECRET, "SQLAlchemy URL, postgresql+psycopg://user:password@host:port/database"),
+            "offline": (
+                "Offline store",
+                _SECRET,
+                "PostgreSQL edition only: postgresql://user:password@host:port/database",
+            ),
             "tls": ("TLS to Redis", _FLAG, ""),
         },
     ),

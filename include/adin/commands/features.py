@@ -67,11 +67,12 @@ def materialize(
 @app.command("status", epilog="Example: adin features status flights")
 def status(domain: Domain, json: output.Json = False) -> None:
     """Show each table's published partitions and rows."""
-    from adin.features import hive, repo
+    from adin.features import repo
+    from adin.features.offline import offline
 
     rows = []
     for view in repo.domain(domain).views:
-        parts = hive.partitions(view.table)
+        parts = offline().partitions(view.table)
         rows.append(
             {
                 "view": view.name,

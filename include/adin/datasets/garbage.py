@@ -12,7 +12,7 @@ from adin.connections import connection, declared
 from adin.datasets import clickhouse
 from adin.datasets.lake import Lake
 from adin.datasets.versions import MANIFEST, is_version, table_of
-from adin.features import hive
+from adin.features.offline import offline
 from adin.models import Registry
 from adin.models.objects import Bucket
 from adin.pipelines.client import KfpClient
@@ -130,7 +130,7 @@ class Files:
 
 
 class Temporary:
-    """What builds and loads that died left: joined tables in Hive, staging tables in ClickHouse, branches of lakeFS."""
+    """What builds and loads that died left: joined tables, staging tables in ClickHouse, branches of lakeFS."""
 
     name = "temporary tables"
 
@@ -140,10 +140,10 @@ class Temporary:
     def garbage(self) -> list[Item]:
         """Return such tables older than a day, and the branches whose table is gone or that old."""
         oldest = _clock() - _YOUNG
-        hive_tables = hive.tables(settings().temp_database) if declared("spark") else {}
+        joined = offline().temporary() if declared("spark") else {}
         found = [
-            Item(f"hive:{settings().temp_database}.{table}", f"made {made:%Y-%m-%d} by a build that died")
-            for table, made in hive_tables.items()
+            Item(f"offline:{settings().temp_database}.{table}", f"made {made:%Y-%m-%d} by a build that died")
+            for table, made in joined.items()
             if made < oldest
         ]
         if declared("clickhouse"):
@@ -152,7 +152,7 @@ class Temporary:
                 for table, made in clickhouse.staged().items()
                 if made < oldest
             ]
-        building = {table for table, made in hive_tables.items() if made >= oldest}
+        building = {table for table, made in joined.items() if made >= oldest}
         found += [
             Item(f"lakefs:{branch}", "its build died")
             for branch in self._lake.branches(all_of_them=True)
@@ -163,7 +163,7 @@ class Temporary:
     def delete(self, names: Sequence[str]) -> list[str]:
         """Drop them."""
         drop: dict[str, Any] = {
-            "hive": hive.drop_table,
+            "offline": offline().drop,
             "clickhouse": clickhouse.drop_staged,
             "lakefs": self._lake.delete_branch,
         }

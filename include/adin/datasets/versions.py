@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from adin.datasets.lake import BUILD, Lake
 from adin.errors import ConflictError, DataError, NotFoundError, ServiceError
-from adin.features import hdfs, hive, jobs, repo
+from adin.features import repo
+from adin.features.offline import offline
 from adin.problem import Problem, problem
 from adin.run_key import content_hash
 from adin.settings import ROOT, settings
@@ -78,15 +79,12 @@ def build(
         return found
     _drop_abandoned()
     table = _table(name, digest)
-    progress("point-in-time join in Spark")
-    arguments = {"problem": name, "window": str(window), "table": table}
-    result = jobs.run("retrieve", key=key, arguments=arguments)
-    if not hive.exists(table):  # the result is of an earlier try which was killed after it dropped the table
-        jobs.forget(key)
-        result = jobs.run("retrieve", key=key, arguments=arguments)
+    store = offline()
+    progress("point-in-time join")
+    result = store.training_set(spec, window, table, key)
     if content_hash(_inputs(spec, window)) != digest:
-        hive.drop_table(table)
-        jobs.forget(key)
+        store.drop(table)
+        store.forget(key)
         raise ServiceError(
             f"Features of {name} were published while its training set was joined.", "The next try takes the new ones."
         )
@@ -206,9 +204,9 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
     """Return everything a training set depends on; equal inputs mean an equal training set."""
     service = repo.service(spec.domain, spec.features)
     tables = {view.table for view in service.views} | {spec.label.table}
-    last = window.days[-1].isoformat()
+    last, store = window.days[-1].isoformat(), offline()
     sources = {
-        table: {day: part.fingerprint for day, part in sorted(hive.partitions(table).items()) if day <= last}
+        table: {day: part.fingerprint for day, part in sorted(store.partitions(table).items()) if day <= last}
         for table in sorted(tables)
     }
     if empty := [table for table, days in sources.items() if not days]:
@@ -226,7 +224,7 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
         "service": service.name,
         "features": list(service.columns),
         "registry": repo.definitions_hash(spec.domain),
-        "join": _hash_of_files((ROOT / "include" / "spark").glob("*.py")),
+        "join": _hash_of_files(store.code),
         "sources": sources,
     }
 
@@ -241,7 +239,7 @@ def _publish(
         lake.delete_branch(branch)
         lake.create_branch(branch, spec.name)
         lake.delete(branch, lake.paths(branch))
-        files = _copy(result["location"], branch, lake)
+        files = _copy(result, branch, lake)
         manifest = _manifest(inputs, result, files, key)
         lake.upload(branch, MANIFEST, json.dumps(manifest, indent=2).encode())
         metadata = {_INPUTS: digest, "adin_run_key": key, "adin_window": inputs["window"], "adin_problem": spec.name}
@@ -258,28 +256,26 @@ def _publish(
     raise AssertionError("unreachable")
 
 
-def _copy(location: str, branch: str, lake: Lake) -> list[dict[str, Any]]:
-    """Copy the table's Parquet files byte by byte; rows are counted from the files' own footers."""
+def _copy(result: Mapping[str, Any], branch: str, lake: Lake) -> list[dict[str, Any]]:
+    """Copy the table as Parquet files; rows are counted from the files' own footers."""
     import io
 
     import pyarrow.parquet
 
-    def copy(source: str) -> dict[str, Any]:
-        split, file = source.split("/")[-2:]
-        content = hdfs.read(source)
-        path = f"data/{split}/{file}"
+    def copy(source: tuple[str, Callable[[], bytes]]) -> dict[str, Any]:
+        name, read = source
+        content, path = read(), f"data/{name}"
         lake.upload(branch, path, content)
         return {
             "path": path,
-            "split": split.removeprefix("split="),
+            "split": name.partition("/")[0].removeprefix("split="),
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
             "rows": pyarrow.parquet.ParquetFile(io.BytesIO(content)).metadata.num_rows,
         }
 
-    sources = [path for path in hdfs.list_files(location) if path.endswith(".parquet")]
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(copy, sorted(sources)))
+        return list(pool.map(copy, offline().files(result)))
 
 
 def _manifest(inputs: dict[str, Any], result: dict[str, Any], files: list[dict[str, Any]], key: str) -> dict[str, Any]:
@@ -317,15 +313,15 @@ def table_of(branch: str) -> str | None:
 
 
 def _drop_temporary(name: str, digest: str, lake: Lake) -> None:
-    hive.drop_table(_table(name, digest))
+    offline().drop(_table(name, digest))
     lake.delete_branch(_branch(name, digest))
 
 
 def _drop_abandoned() -> None:
-    limit = datetime.now(UTC) - _ABANDONED_AFTER
-    for table, created in hive.tables(settings().temp_database).items():
+    limit, store = datetime.now(UTC) - _ABANDONED_AFTER, offline()
+    for table, created in store.temporary().items():
         if created < limit:
-            hive.drop_table(f"{settings().temp_database}.{table}")
+            store.drop(f"{settings().temp_database}.{table}")
 
 
 def _hash_of_files(paths: Any) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from adin.features import hdfs, hive, repo
+from adin.features.offline import offline
 from adin.retention.phases import Item
 
 #: What an ingest has staged and not yet published is younger; no run takes this long.
@@ -14,7 +15,7 @@ _YOUNG = timedelta(days=1)
 
 
 class Partitions:
-    """Folders of days, below the tables of all domains, that the metastore does not name."""
+    """Folders of days, below the tables of all domains, that the offline store does not name."""
 
     name = "feature partitions"
 
@@ -41,7 +42,7 @@ class Partitions:
 
     @staticmethod
     def _unpublished(table: str) -> dict[str, datetime]:
-        published = {urlsplit(part.location).path for part in hive.partitions(table).values()}
+        published = {urlsplit(part.location).path for part in offline().partitions(table).values()}
         found: dict[str, datetime] = {}
         for run in hdfs.ages(f"{hive.table_folder(table)}/data"):
             found |= hdfs.ages(run)

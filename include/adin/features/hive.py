@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from adin.connections import connection
 from adin.errors import ServiceError
+from adin.features.offline import Partition
 from adin.settings import settings
 
 _FINGERPRINT, _ROWS, _RUN_KEY = "adin.fingerprint", "adin.rows", "adin.run_key"
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One day of a table.
-
-    :param location: folder of its files; never written again once published.
-    :param fingerprint: hash of its rows, whatever their order.
-    """
-
-    location: str
-    fingerprint: str
-    rows: int
-    run_key: str = ""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ its values: then the table was made anew by another rule. An older row never ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +91,18 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
     :raises NotFoundError: the domain has no such view.
     :raises DataError: the window has no published partition, and the view is not one that changes on few days.
     """
-    from adin.features import hive, repo, store
+    from adin.features import repo, store
+    from adin.features.offline import offline
 
     spec = repo.domain(domain)
     found = spec.view(view)
-    published = hive.partitions(found.table)
+    published = offline().partitions(found.table)
     days = [day for each in window.days if (day := each.isoformat()) in published]
     if not days and not spec.static(view):
         raise DataError(
             f"{found.table} has no published partition in {window}.", f"Run features__{domain} for the window first."
         )
-    newest, rows = _newest_of_files(found, (published[day].location for day in days))
+    newest, rows = _newest_of_days(found, days)
     written = 0
     if newest is not None:
         with wire.Session() as session:
@@ -110,12 +111,15 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
     return MaterializeReport(view, str(window), len(days), rows, len(newest.keys) if newest else 0, written)
 
 
-def _newest_of_files(view: View, locations: Iterable[str]) -> tuple[_Rows | None, int]:
-    """Return the newest row of each key over files, holding a bounded number of other rows at a time."""
+def _newest_of_days(view: View, days: list[str]) -> tuple[_Rows | None, int]:
+    """Return the newest row of each key over days, holding a bounded number of other rows at a time."""
+    from adin.features.offline import offline
+
+    columns = [*view.keys, *(name for name, _ in view.features), view.event, view.created]
     held: list[pa.Table] = []
     newest: pa.Table | None = None
     rows = waiting = 0
-    for table in _files(view, locations):
+    for table in offline().rows(view, days, list(dict.fromkeys(columns))):
         held.append(table)
         rows += table.num_rows
         waiting += table.num_rows
@@ -131,22 +135,6 @@ def _reduced(view: View, tables: list[pa.Table]) -> pa.Table:
     table = pa.concat_tables(tables, promote_options="permissive")
     rows = _rows(view, table, keep=True)
     return table.take(pa.array(_newest_places(rows)))
-
-
-def _files(view: View, locations: Iterable[str]) -> Iterator[pa.Table]:
-    import pyarrow.parquet as pq
-
-    from adin.features import hdfs
-
-    columns = [*view.keys, *(name for name, _ in view.features), view.event, view.created]
-    for location in locations:
-        for path in hdfs.list_files(location):
-            if not path.endswith(".parquet"):
-                continue
-            try:
-                yield pq.read_table(pa.BufferReader(hdfs.read(path)), columns=list(dict.fromkeys(columns)))
-            except pa.ArrowInvalid as error:
-                raise DataError(f"{path} is no readable Parquet file: {error}.", "Ingest its day again.") from None
 
 
 def _rows(view: View, table: pa.Table, *, keep: bool = False) -> _Rows:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adin.errors import DataError
-from adin.features import hdfs, hive, jobs, repo
+from adin.features import hdfs, jobs, repo
+from adin.features.offline import Partition, offline
 
 
 def gate(results: Iterable[Mapping[str, Any]]) -> None:
@@ -37,22 +38,23 @@ def gate(results: Iterable[Mapping[str, Any]]) -> None:
 def publish(result: Mapping[str, Any]) -> dict[str, Any]:
     """Publish one table's staged days and return the facts of the step.
 
-    A day whose rows are what they were is left alone and its staged copy deleted. The result is used up: the job works
-    anew when its task is cleared.
+    A day whose rows are what they were is left alone. Staged files that the store does not keep are deleted. The result
+    is used up: the job works anew when its task is cleared.
 
     :param result: what the ingest job of the table returned.
     """
     domain = repo.domain(result["domain"])
     view = domain.view(result["view"])
     days = {
-        day: hive.Partition(f"{result['location']}/day={day}", part["fingerprint"], part["rows"], result["key"])
+        day: Partition(f"{result['location']}/day={day}", part["fingerprint"], part["rows"], result["key"])
         for day, part in result["partitions"].items()
     }
-    new, changed = hive.publish(view.table, result["columns"], days)
-    current = hive.partitions(view.table)
-    for day in days.keys() - {*new, *changed}:
-        if current[day].location != days[day].location:
-            hdfs.delete(days[day].location)
+    store = offline()
+    new, changed = store.publish(view, result["columns"], days)
+    current = store.partitions(view.table)
+    for day, staged in days.items():
+        if current[day].location != staged.location:
+            hdfs.delete(staged.location)
     jobs.forget(result["key"])
     return {
         "view": view.name,

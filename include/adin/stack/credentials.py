@@ -64,7 +64,10 @@ def connections() -> list[Connection]:
             HOST,
             port("redis"),
             password=made["redis"],
-            extra={"registry": f"postgresql+psycopg://adin:{made['postgres']}@{HOST}:{port('postgres')}/feast"},
+            extra={
+                "registry": f"postgresql+psycopg://adin:{made['postgres']}@{HOST}:{port('postgres')}/feast",
+                "offline": f"postgresql://adin:{made['postgres']}@{HOST}:{port('postgres')}/features",
+            },
         ),
         Connection(
             "lakefs",

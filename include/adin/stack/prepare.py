@@ -31,7 +31,7 @@ rootLogger.appenderRef.out.ref = out
 
 _airflow_lock = threading.Lock()
 
-DATABASES = ("airflow", "lakefs", "amversion", "feast")
+DATABASES = ("airflow", "lakefs", "amversion", "feast", "features")
 
 
 def _run(*command: str, environment: dict[str, str] | None = None, user: str | None = None) -> str:

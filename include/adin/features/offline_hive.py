@@ -1,0 +1,77 @@
+"""The offline store's Spark edition: Hive tables on HDFS, joined by Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from adin.errors import DataError
+from adin.features import hdfs, hive, jobs
+from adin.features.offline import Partition
+from adin.settings import ROOT, settings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from adin.features.repo import View
+    from adin.problem import Problem
+    from adin.window import Window
+
+
+class HiveStore:
+    """See :class:`adin.features.offline.OfflineStore`."""
+
+    code = tuple(sorted((ROOT / "include" / "spark").glob("*.py")))
+
+    def partitions(self, table: str) -> dict[str, Partition]:
+        """Return the partitions the metastore has."""
+        return hive.partitions(table)
+
+    def publish(
+        self, view: View, columns: Mapping[str, str], days: Mapping[str, Partition]
+    ) -> tuple[list[str], list[str]]:
+        """Point partitions at the staged folders."""
+        return hive.publish(view.table, columns, days)
+
+    def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pyarrow.Table]:
+        """Return the rows of each Parquet file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        published = hive.partitions(view.table)
+        for day in days:
+            for path in hdfs.list_files(published[day].location):
+                if not path.endswith(".parquet"):
+                    continue
+                try:
+                    yield pq.read_table(pa.BufferReader(hdfs.read(path)), columns=columns)
+                except pa.ArrowInvalid as error:
+                    raise DataError(f"{path} is no readable Parquet file: {error}.", "Ingest its day again.") from None
+
+    def training_set(self, spec: Problem, window: Window, table: str, key: str) -> dict[str, Any]:
+        """Run the Spark job ``retrieve``."""
+        arguments = {"problem": spec.name, "window": str(window), "table": table}
+        result = jobs.run("retrieve", key=key, arguments=arguments)
+        if not hive.exists(table):  # the result is of an earlier try which was killed after it dropped the table
+            jobs.forget(key)
+            result = jobs.run("retrieve", key=key, arguments=arguments)
+        return result
+
+    def forget(self, key: str) -> None:
+        """Delete the job's kept result."""
+        jobs.forget(key)
+
+    def files(self, result: Mapping[str, Any]) -> list[tuple[str, Callable[[], bytes]]]:
+        """Return the temporary table's own files."""
+        found = [path for path in hdfs.list_files(result["location"]) if path.endswith(".parquet")]
+        return [("/".join(path.split("/")[-2:]), partial(hdfs.read, path)) for path in sorted(found)]
+
+    def temporary(self) -> dict[str, datetime]:
+        """Return the tables of the temporary Hive database."""
+        return hive.tables(settings().temp_database)
+
+    def drop(self, table: str) -> None:
+        """Drop the table with its files."""
+        hive.drop_table(table)

@@ -1,0 +1,363 @@
+"""The offline store's PostgreSQL edition: one table a view, joined by the database.
+
+Rows come in and go out as Arrow through ADBC, which speaks PostgreSQL's binary COPY.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adin.connections import connection
+from adin.errors import ConfigError, DataError, ServiceError
+from adin.features import codec, hdfs, repo
+from adin.features.offline import ROWS_A_FILE, Partition
+from adin.settings import settings
+
+if TYPE_CHECKING:
+    from adin.features.repo import Service, View
+    from adin.problem import Problem
+    from adin.window import Window
+
+#: Hive type -> type in PostgreSQL, type in Arrow.
+_TYPES: dict[str, tuple[str, pa.DataType]] = {
+    "string": ("text", pa.string()),
+    "double": ("double precision", pa.float64()),
+    "float": ("real", pa.float32()),
+    "bigint": ("bigint", pa.int64()),
+    "int": ("integer", pa.int32()),
+    "smallint": ("smallint", pa.int16()),
+    "boolean": ("boolean", pa.bool_()),
+    "date": ("date", pa.date32()),
+    "timestamp": ("timestamptz", pa.timestamp("us", "UTC")),
+    "binary": ("bytea", pa.binary()),
+}
+_PARTITIONS = """
+CREATE SCHEMA IF NOT EXISTS adin;
+CREATE TABLE IF NOT EXISTS adin.partitions (
+    "table" text, day text, fingerprint text NOT NULL, rows bigint NOT NULL, run_key text NOT NULL,
+    PRIMARY KEY ("table", day)
+)
+"""
+
+
+class PostgresStore:
+    """See :class:`adin.features.offline.OfflineStore`."""
+
+    code: tuple[Path, ...] = (Path(__file__),)
+
+    def partitions(self, table: str) -> dict[str, Partition]:
+        """Return the days that ``adin.partitions`` has of a table."""
+        with _session() as cursor:
+            return _partitions(cursor, table)
+
+    def publish(
+        self, view: View, columns: Mapping[str, str], days: Mapping[str, Partition]
+    ) -> tuple[list[str], list[str]]:
+        """Replace the changed days in one transaction; a second publisher of the table waits."""
+        with _session() as cursor:
+            cursor.execute(f"SELECT pg_advisory_xact_lock(hashtext({_text('adin.partitions')}))")
+            _run(cursor, _PARTITIONS)
+            before = _partitions(cursor, view.table)
+            new = sorted(day for day in days if day not in before)
+            changed = sorted(day for day in days if day in before and before[day].fingerprint != days[day].fingerprint)
+            _ensure_table(cursor, view, columns)
+            if replaced := [*new, *changed]:
+                _replace(cursor, view.table, columns, {day: days[day] for day in replaced})
+        return new, changed
+
+    def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pa.Table]:
+        """Return the rows of some days by batches."""
+        if not days:
+            return
+        chosen = ", ".join(map(_name, columns))
+        listed = ", ".join(map(_text, days))
+        with _session() as cursor:
+            cursor.execute(f"SELECT {chosen} FROM {_name(view.table)} WHERE day IN ({listed})")
+            for batch in cursor.fetch_record_batch():
+                yield pa.Table.from_batches([batch])
+
+    def training_set(self, spec: Problem, window: Window, table: str, key: str) -> dict[str, Any]:
+        """Join by one statement: for each event the newest row of each view it could know."""
+        service = repo.service(spec.domain, spec.features)
+        with _session(key) as cursor:
+            _check_views(cursor, spec, service)
+            cursor.execute(f"SELECT count(*), count({_name(spec.label.column)}) FROM ({_labels(spec, window)}) events")
+            every, labelled = cursor.fetchone()
+            if not labelled:
+                raise DataError(
+                    f"{spec.label.table} has no labelled row in {window}.", "Run the features DAG for the window."
+                )
+            identity = [name for name in _columns(cursor, spec.label.table) if name not in _OWN]
+            cursor.execute("SET LOCAL work_mem = '64MB'")
+            cursor.execute(f"SELECT pg_advisory_xact_lock(hashtext({_text(settings().temp_database)}))")
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(table.partition('.')[0])}")
+            cursor.execute(f"DROP TABLE IF EXISTS {_name(table)}")
+            cursor.execute(f"CREATE TABLE {_name(table)} AS {_join(spec, service, window, identity)}")
+            made = json.dumps({"made": datetime.now(UTC).isoformat(), "key": key})
+            cursor.execute(f"COMMENT ON TABLE {_name(table)} IS {_text(made)}")
+            cursor.execute(f"SELECT split, count(*) FROM {_name(table)} GROUP BY split")
+            rows = dict(cursor.fetchall())
+            if sum(rows.values()) != labelled:
+                raise DataError(f"The join made {sum(rows.values())} rows of {labelled} labelled rows.")
+            found = _columns(cursor, table)
+        order = [*(name for name in identity if name != spec.label.column), "event_timestamp"]
+        chosen = [*order, *service.columns, spec.label.column]
+        kinds = dict(service.on_demand_types())
+        return {
+            "table": table,
+            "problem": spec.name,
+            "rows": {split: rows.get(split, 0) for split in ("train", "validate", "test")},
+            "dropped_unlabelled": every - labelled,
+            "columns": {name: found.get(name) or kinds[name] for name in chosen},
+        }
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept of a join but its table, which the next one replaces."""
+
+    def files(self, result: Mapping[str, Any]) -> list[tuple[str, Callable[[], bytes]]]:
+        """Return the temporary table in parts, each read and encoded when it is asked for."""
+        return [
+            (f"split={split}/part-{part:05}.parquet", partial(_part, result, split, part))
+            for split, rows in result["rows"].items()
+            for part in range(-(-rows // ROWS_A_FILE))
+        ]
+
+    def temporary(self) -> dict[str, datetime]:
+        """Return the tables of the temporary schema."""
+        with _session() as cursor:
+            cursor.execute(
+                "SELECT relname::text, obj_description(oid, 'pg_class') FROM pg_class WHERE relkind = 'r' "
+                f"AND relnamespace = to_regnamespace({_text(settings().temp_database)})"
+            )
+            return {name: datetime.fromisoformat(json.loads(told)["made"]) for name, told in cursor.fetchall() if told}
+
+    def drop(self, table: str) -> None:
+        """Drop the table."""
+        with _session() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {_name(table)}")
+
+
+@contextmanager
+def _session(name: str = "adin") -> Iterator[Any]:
+    """Open a transaction, committed at the block's end.
+
+    :param name: application name, by which ``pg_stat_activity`` shows whose work it is.
+    :raises ServiceError: PostgreSQL does not answer or refused.
+    """
+    import adbc_driver_manager as adbc
+    from adbc_driver_postgresql import dbapi
+
+    address = str(connection("feast").extra.get("offline", ""))
+    if not address:
+        raise ConfigError("The connection feast names no offline store.", "Add extra.offline; see docs/connections.md.")
+    try:
+        with dbapi.connect(address) as conn, conn.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+            cursor.execute(f"SET application_name = {_text(name[-63:])}")
+            cursor.execute("SET client_connection_check_interval = '5s'")  # a killed task's query ends with it
+            yield cursor
+            conn.commit()
+    except adbc.Error as error:
+        raise ServiceError(f"The offline store in PostgreSQL refused: {error}.", "Is it up?") from None
+
+
+def _run(cursor: Any, script: str) -> None:
+    for statement in filter(str.strip, script.split(";")):
+        cursor.execute(statement)
+
+
+def _partitions(cursor: Any, table: str) -> dict[str, Partition]:
+    cursor.execute("SELECT to_regclass('adin.partitions') IS NOT NULL")
+    if not cursor.fetchone()[0]:
+        return {}
+    cursor.execute(
+        f'SELECT day, fingerprint, rows, run_key FROM adin.partitions WHERE "table" = {_text(table)} ORDER BY day'
+    )
+    return {day: Partition("", fingerprint, rows, key) for day, fingerprint, rows, key in cursor.fetchall()}
+
+
+def _columns(cursor: Any, table: str) -> dict[str, str]:
+    """Return a table's columns with their types; none if there is no such table."""
+    cursor.execute(
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
+        f"WHERE attrelid = to_regclass({_text(_name(table))}) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    return dict(cursor.fetchall())
+
+
+def _ensure_table(cursor: Any, view: View, columns: Mapping[str, str]) -> None:
+    """Create a table, or bring its columns to what the query gives now; old days have nulls in new columns."""
+    unknown = {kind for kind in columns.values() if kind not in _TYPES}
+    if unknown:
+        raise ConfigError(
+            f"{view.table} has columns of types {', '.join(sorted(unknown))}, unknown to the PostgreSQL edition.",
+            f"Cast them in {view.name}.sql to one of {', '.join(_TYPES)}.",
+        )
+    wanted = {name: _TYPES[kind][0] for name, kind in columns.items()} | {"day": "text"}
+    table, found = _name(view.table), _columns(cursor, view.table)
+    if not found:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(view.table.partition('.')[0])}")
+        listed = ", ".join(f"{_name(name)} {kind}" for name, kind in wanted.items())
+        cursor.execute(f"CREATE TABLE {table} ({listed})")
+        cursor.execute(f"CREATE INDEX ON {table} (day)")
+        if view.keys:
+            order = [*map(_name, view.keys), f"{_name(view.event)} DESC", f"{_name(view.created)} DESC"]
+            cursor.execute(f"CREATE INDEX ON {table} ({', '.join(order)})")
+        return
+    steps = [f"DROP COLUMN {_name(name)}" for name in found if name not in wanted]
+    steps += [f"ADD COLUMN {_name(name)} {kind}" for name, kind in wanted.items() if name not in found]
+    steps += [
+        f"ALTER COLUMN {_name(name)} TYPE {kind} USING {_name(name)}::{kind}"
+        for name, kind in wanted.items()
+        if found.get(name, kind) != {"timestamptz": "timestamp with time zone"}.get(kind, kind)
+    ]
+    if steps:
+        cursor.execute(f"ALTER TABLE {table} {', '.join(steps)}")
+
+
+def _replace(cursor: Any, table: str, columns: Mapping[str, str], days: Mapping[str, Partition]) -> None:
+    listed = ", ".join(map(_text, days))
+    schema = pa.schema([(name, _TYPES[kind][1]) for name, kind in columns.items()] + [("day", pa.string())])
+    cursor.execute(f"CREATE TEMPORARY TABLE staged (LIKE {_name(table)}) ON COMMIT DROP")
+    reader = pa.RecordBatchReader.from_batches(schema, _staged(schema, days))
+    cursor.adbc_ingest("staged", reader, mode="append", temporary=True)
+    cursor.execute("SELECT day, count(*) FROM staged GROUP BY day")
+    counted, expected = dict(cursor.fetchall()), {day: part.rows for day, part in days.items() if part.rows}
+    if counted != expected:
+        wrong = sorted(day for day in counted | expected if counted.get(day) != expected.get(day))
+        raise DataError(
+            f"The staged files of {table} hold {counted.get(wrong[0], 0)} rows of day {wrong[0]}; the job counted "
+            f"{expected.get(wrong[0], 0)} ({len(wrong)} days differ).",
+            "Clear the ingest task.",
+        )
+    names = ", ".join(map(_name, schema.names))
+    cursor.execute(f"DELETE FROM {_name(table)} WHERE day IN ({listed})")
+    cursor.execute(f"INSERT INTO {_name(table)} ({names}) SELECT {names} FROM staged")
+    cursor.execute(f'DELETE FROM adin.partitions WHERE "table" = {_text(table)} AND day IN ({listed})')
+    rows = pa.table(
+        {
+            "table": [table] * len(days),
+            "day": list(days),
+            "fingerprint": [part.fingerprint for part in days.values()],
+            "rows": [part.rows for part in days.values()],
+            "run_key": [part.run_key for part in days.values()],
+        }
+    )
+    cursor.adbc_ingest("partitions", rows, mode="append", db_schema_name="adin")
+    cursor.execute(f"ANALYZE {_name(table)}")
+
+
+def _staged(schema: pa.Schema, days: Mapping[str, Partition]) -> Iterator[pa.RecordBatch]:
+    """Return the rows of staged Parquet files, one file at a time."""
+    for day, part in days.items():
+        if not part.rows:
+            continue
+        for path in hdfs.list_files(part.location):
+            if path.endswith(".parquet"):
+                table = pq.ParquetFile(pa.BufferReader(hdfs.read(path))).read()
+                columns = [table[name] for name in schema.names[:-1]] + [pa.array([day] * table.num_rows)]
+                yield from pa.table(columns, names=schema.names).cast(schema).combine_chunks().to_batches()
+
+
+#: Columns of a label table that are not the event's own.
+_OWN = ("event_timestamp", "created_timestamp", "day")
+
+
+def _labels(spec: Problem, window: Window) -> str:
+    """Return the query of the window's events whose label was known by its end."""
+    event, end = _name(spec.event_time), _time(window.end)
+    waited = f"interval '{spec.label.known_after.total_seconds()} seconds'"
+    return (
+        f"SELECT * FROM {_name(spec.label.table)} WHERE day BETWEEN '{window.days[0]}' AND '{window.days[-1]}' "
+        f"AND {event} >= {_time(window.start)} AND {event} < {end} AND {event} <= {end} - {waited} "
+        f"AND created_timestamp < {end}"
+    )
+
+
+def _join(spec: Problem, service: Service, window: Window, identity: list[str]) -> str:
+    """Return the query of the training set: rows are numbered, so that each stands in one file, in one place."""
+    validate, test = (_time(at) for at in spec.split.bounds(window.end))
+    event, columns = _name(spec.event_time), ", ".join(map(_name, identity))
+    asked = f"{event} - interval '{spec.predict_before.total_seconds()} seconds'"
+    split = f"CASE WHEN {event} < {validate} THEN 'train' WHEN {event} < {test} THEN 'validate' ELSE 'test' END"
+    events = (
+        f"SELECT {columns}, {asked} AS event_timestamp, {split} AS split FROM ({_labels(spec, window)}) known "
+        f"WHERE {_name(spec.label.column)} IS NOT NULL"
+    )
+    values = [
+        f"{_name(view.name)}.{_name(name)} AS {_name(f'{view.name}__{name}')}"
+        for view in service.views
+        for name, _ in view.features
+    ]
+    views = "\n".join(f"LEFT JOIN LATERAL ({_newest(view)}) {_name(view.name)} ON true" for view in service.views)
+    order = ", ".join(["events.event_timestamp", *(f"events.{_name(name)}" for name in identity)])
+    number = f"row_number() OVER (PARTITION BY split ORDER BY {order}) - 1 AS _row"
+    return f"SELECT {', '.join(['events.*', *values, number])} FROM ({events}) events\n{views}"
+
+
+def _newest(view: View) -> str:
+    """Return the query of the newest row an event could know; ties have one answer, by the row's hash."""
+    features = ", ".join(_name(name) for name, _ in view.features)
+    event, created = _name(view.event), _name(view.created)
+    known = [f"{_name(key)} = events.{_name(key)}" for key in view.keys]
+    known += [f"{event} <= events.event_timestamp", f"{created} <= events.event_timestamp"]
+    if view.ttl:
+        known.append(f"{event} >= events.event_timestamp - interval '{view.ttl.total_seconds()} seconds'")
+    tie = f"hashtextextended(({features})::text, 0)" if len(view.features) > 1 else f"{features}"
+    return (
+        f"SELECT {features} FROM {_name(view.table)} WHERE {' AND '.join(known)} "
+        f"ORDER BY {event} DESC, {created} DESC, {tie} LIMIT 1"
+    )
+
+
+def _check_views(cursor: Any, spec: Problem, service: Service) -> None:
+    for view in (*service.views, repo.domain(spec.domain).view(spec.label.table.partition(".")[2])):
+        if not _columns(cursor, view.table):
+            raise DataError(f"The offline store has no table {view.table}.", f"Run features__{spec.domain} first.")
+
+
+def _part(result: Mapping[str, Any], split: str, part: int) -> bytes:
+    """Return one file of a training set, with its on-demand features."""
+    from adin.problem import problem
+
+    spec = problem(result["problem"])
+    service = repo.service(spec.domain, spec.features)
+    first = part * ROWS_A_FILE
+    with _session() as cursor:
+        cursor.execute(
+            f"SELECT * FROM {_name(result['table'])} WHERE split = {_text(split)} "
+            f"AND _row >= {first} AND _row < {first + ROWS_A_FILE} ORDER BY _row"
+        )
+        rows = cursor.fetch_arrow_table()
+    if service.on_demand:
+        asked = {name for view in service.on_demand for name in view.inputs.values()}
+        frame = rows.append_column("prediction_time", rows["event_timestamp"]).select(sorted(asked)).to_pandas()
+        made = repo.on_demand(frame, service.on_demand)
+        for name, kind in service.on_demand_types():
+            rows = rows.append_column(name, codec.cast(pa.array(made[name], from_pandas=True), kind, name=name))
+    content = io.BytesIO()
+    pq.write_table(rows.select(list(result["columns"])), content)
+    return content.getvalue()
+
+
+def _name(name: str) -> str:
+    """Return a quoted identifier, of a schema's table where there is a dot."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _time(at: datetime) -> str:
+    return f"timestamptz '{at.isoformat()}'"
