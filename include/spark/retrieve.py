@@ -1,9 +1,4 @@
-"""The point-in-time training set of a problem, into a temporary Hive table.
-
-Each view is joined by one sort: feature rows and entity rows are put into one list per key, ordered by when a row was
-available, and each entity row takes the greatest (event time, created time, hash) seen so far. So nothing created after
-the prediction time is used, ties have one answer, and rows are never multiplied.
-"""
+"""The point-in-time training set of a problem, into a temporary Hive table."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ from typing import Any
 import job
 import pandas as pd
 from adin.errors import DataError
-from adin.features import hdfs, hive, repo
+from adin.features import hdfs, hive, point_in_time, repo
 from adin.features.offline import ROWS_A_FILE
 from adin.problem import Problem, problem
 from adin.window import Window as Span
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -38,7 +33,7 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
     labelled, counts = _labels(session, spec, span)
     joined = labelled
     for view in service.views:
-        joined = _join(joined, _values(session, view, spec, span), view)
+        joined = point_in_time.join(joined, _values(session, view, spec, span), view)
     joined = _on_demand(joined, service).withColumnsRenamed({"prediction_time": "event_timestamp"})
     keys = [name for name in labelled.columns if name not in {"prediction_time", "split", spec.label.column}]
     chosen = joined.select(*keys, "event_timestamp", *service.columns, spec.label.column, "split")
@@ -107,55 +102,6 @@ def _values(session: SparkSession, view: repo.View, spec: Problem, span: Span) -
         oldest = span.start - spec.predict_before - view.ttl
         rows = rows.where(F.col("day") >= f"{oldest:%Y-%m-%d}")
     return rows.drop("day")
-
-
-def _join(entities: DataFrame, values: DataFrame, view: repo.View) -> DataFrame:
-    """Give each entity row the view's features as they could be known at its prediction time."""
-    names = [name for name, _ in view.features]
-    keyed = F.lit(True)
-    for key in view.keys:
-        keyed = keyed & F.col(key).isNotNull()
-    value = F.struct(
-        F.col(view.event).alias("_event"),
-        F.col(view.created).alias("_created"),
-        F.xxhash64(*names).alias("_hash"),
-        *names,
-    )
-    empty = F.lit(None)
-    keys = [F.col(key) for key in view.keys]
-    entity_row = F.struct(*entities.columns)
-    offered = values.where(keyed).select(
-        *keys,
-        F.greatest(view.event, view.created).alias("_at"),
-        F.lit(0).alias("_asks"),
-        value.alias("_value"),
-        empty.cast(entities.select(entity_row.alias("r")).schema["r"].dataType).alias("_row"),
-    )
-    kind = offered.schema["_value"].dataType
-    asked = entities.select(
-        *keys,
-        F.col("prediction_time").alias("_at"),
-        F.lit(1).alias("_asks"),
-        empty.cast(kind).alias("_value"),
-        entity_row.alias("_row"),
-    )
-    # rows without a key find nothing: spread them, or they all meet in one task
-    spread = F.when(~keyed, F.pmod(F.hash("_at", "_row"), F.lit(1024)))
-    so_far = (
-        Window.partitionBy(*view.keys, "_spread")
-        .orderBy("_at", "_asks")
-        .rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    )
-    both = offered.unionByName(asked).withColumn("_spread", spread)
-    best = both.withColumn("_best", F.max("_value").over(so_far)).where("_asks = 1")
-    valid = F.lit(True)
-    if view.ttl:
-        ttl = F.expr(f"INTERVAL {int(view.ttl.total_seconds())} SECONDS")
-        valid = F.col("_best._event") >= F.col("_row.prediction_time") - ttl
-    for key in view.keys:
-        valid = valid & F.col(f"_row.{key}").isNotNull()
-    features = [F.when(valid, F.col(f"_best.{name}")).alias(f"{view.name}__{name}") for name in names]
-    return best.select("_row.*", *features)
 
 
 def _on_demand(rows: DataFrame, service: repo.Service) -> DataFrame:

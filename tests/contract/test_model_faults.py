@@ -281,7 +281,7 @@ def test_a_collection_killed_between_any_two_steps_deletes_nothing_wanted_and_co
             monkeypatch.setattr(f"{module}._clock", lambda: datetime.now(UTC) + timedelta(days=days))
 
     def collect(found: Registry) -> Any:
-        return retention.collect(found.store, retention.collectors(found))
+        return retention.collect(found.store, retention.registry_collectors(found))
 
     wanted = {key for key in models.bucket.objects("") if not key.startswith(".")}
     day = 0.0

@@ -43,11 +43,11 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def collect(models: Registry) -> dict[str, list[str]]:
-    return _steps(retention.collect(models.store, retention.collectors(models)))
+    return _steps(retention.collect(models.store, retention.registry_collectors(models)))
 
 
 def planned(models: Registry) -> dict[str, list[str]]:
-    return _steps(retention.plan(models.store, retention.collectors(models)))
+    return _steps(retention.plan(models.store, retention.registry_collectors(models)))
 
 
 def _steps(found: list[retention.Planned]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adin.features import quality, repo
+from adin.features import point_in_time, quality, repo
 from adin.problem import problem
 from adin.settings import ROOT
 from adin.stack import demo_data
@@ -74,5 +74,5 @@ def training_set(spark: SparkSession, name: str, span: Window) -> tuple[DataFram
         made(spark, spec.domain, table.partition(".")[2]).write.mode("overwrite").saveAsTable(table)
     rows, counts = retrieve._labels(spark, spec, span)
     for view in service.views:
-        rows = retrieve._join(rows, retrieve._values(spark, view, spec, span), view)
+        rows = point_in_time.join(rows, retrieve._values(spark, view, spec, span), view)
     return retrieve._on_demand(rows, service), counts

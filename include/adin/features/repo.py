@@ -190,7 +190,7 @@ def domain(name: str) -> Domain:
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
     entities = {found.name: found for found in objects if isinstance(found, Entity)}
-    known = {found.name: _view(found, entities) for found in objects if type(found) is FeatureView}
+    known = {found.name: as_view(found, entities) for found in objects if type(found) is FeatureView}
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -265,7 +265,11 @@ def _arrives(spec: Mapping[str, Any] | None) -> Arrives | None:
     return Arrives(datetime.combine(start, time(), UTC), datetime.combine(end, time(), UTC) if end else None)
 
 
-def _view(found: Any, entities: Mapping[str, Any]) -> View:
+def as_view(found: Any, entities: Mapping[str, Any]) -> View:
+    """Return a feature view of Feast as a :class:`View`.
+
+    :param entities: Feast's entities by name.
+    """
     key_types = tuple((entities[name].join_key, _key_type(entities[name])) for name in found.entities)
     keys = tuple(name for name, _ in key_types)
     features = tuple((feature.name, str(feature.dtype)) for feature in found.features)

@@ -292,7 +292,7 @@ def _check_fields(views: Iterable[repo.View]) -> None:
 def _spark() -> dict[str, Any]:
     spark = connection("spark")
     return {
-        "type": "spark",
+        "type": "adin.features.feast_offline.PointInTimeOfflineStore",
         "spark_conf": {
             "spark.master": spark.host,
             "spark.sql.catalogImplementation": "hive",

@@ -4,7 +4,7 @@ A collector knows one kind of thing. Marks are a note in AMVersion's store, so t
 the next run agree on what has been waiting since when.
 """
 
-from adin.retention.every import collectors
+from adin.retention.every import collectors, registry_collectors
 from adin.retention.phases import Collector, Item, Planned, collect, plan
 
-__all__ = ["Collector", "Item", "Planned", "collect", "collectors", "plan"]
+__all__ = ["Collector", "Item", "Planned", "collect", "collectors", "plan", "registry_collectors"]

@@ -16,9 +16,7 @@ def collectors(models: Registry) -> list[Collector]:
 
     What refers comes before what is referred to: model versions, then the runs and datasets they came of, then files.
     """
-    from adin.models.garbage import Files, Manifests, Versions
-
-    found: list[Collector] = [Versions(models), Files(models), Manifests(models)]
+    found = registry_collectors(models)
     if declared("kfp"):
         from adin.pipelines.garbage import Runs
 
@@ -34,3 +32,10 @@ def collectors(models: Registry) -> list[Collector]:
 
         found.append(Partitions())
     return found
+
+
+def registry_collectors(models: Registry) -> list[Collector]:
+    """Return the collectors of the registry's own things: versions, their files, manifests."""
+    from adin.models.garbage import Files, Manifests, Versions
+
+    return [Versions(models), Files(models), Manifests(models)]

@@ -1,0 +1,88 @@
+"""Feast's own ``get_historical_features`` with our store: what goes wrong with its Spark store is right."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+from adin.connections import connection, trying
+from adin.features import store
+from oracle import FEATURES, T, all_cases, answers, write
+
+pytestmark = [pytest.mark.flow(2, 3), pytest.mark.usefixtures("scratch")]
+REFERENCES = [f"{view}:{name}" for view, names in FEATURES.items() for name in names]
+
+
+@pytest.fixture(scope="module")
+def feast(scratch, write_features, tmp_path_factory):
+    """Feast on a registry of its own, with the scratch definitions applied and their tables in Hive."""
+    registry = f"sqlite:///{tmp_path_factory.mktemp('feast') / 'registry.db'}"
+    with trying(replace(connection("feast"), extra={"registry": registry})):
+        write(write_features, *all_cases(3), random.Random(1))
+        store.apply("joins")
+        found = store.feature_store(offline=True)
+        yield found
+    from pyspark.sql import SparkSession
+
+    if session := SparkSession.getActiveSession():
+        session.stop()
+
+
+@pytest.fixture(scope="module")
+def events():
+    """Entity rows: each event of the cases with its prediction time."""
+    return [event | {"at": event["at"]} for event in all_cases(3)[1]]
+
+
+@pytest.fixture(scope="module")
+def joined(feast, events):
+    """The answer for all events, by Feast's own method."""
+    frame = pd.DataFrame(
+        {
+            "id": [f"{event['id']}/{place}" for place, event in enumerate(events)],
+            "event_timestamp": [event["at"] - timedelta(hours=1) for event in events],
+            **{key: [event[key] for event in events] for key in ("a", "b")},
+            "n": pd.array([event["n"] for event in events], dtype="Int64"),
+        }
+    )
+    before = frame.copy()
+    found = feast.get_historical_features(frame, REFERENCES, full_feature_names=True).to_df()
+    pd.testing.assert_frame_equal(frame, before, obj="the caller's own frame")
+    return {row["id"]: row for row in found.to_dict("records")}
+
+
+def _values(row, view):
+    return tuple(None if pd.isna(row[f"{view}__{name}"]) else row[f"{view}__{name}"] for name in FEATURES[view])
+
+
+def test_there_is_one_row_for_each_entity_row_and_each_is_what_the_oracle_finds(joined, events):
+    values = all_cases(3)[0]
+    assert len(joined) == len(events)
+    for place, event in enumerate(events):
+        for view in FEATURES:
+            found = _values(joined[f"{event['id']}/{place}"], view)
+            assert found in answers(event, view, values[view]), f"{event['id']}, {view}"
+
+
+def test_composite_keys_that_read_alike_when_strung_together_are_kept_apart(joined):
+    notes = {name.split("/")[0]: row["pair__note"] for name, row in joined.items()}
+    assert (notes["1+12"], notes["11+2"]) == ("1/12", "11/2")
+
+
+def test_nothing_known_later_is_used(joined):
+    values = {name.split("/")[0]: row["pair__value"] for name, row in joined.items()}
+    assert values["late"] == 1.0
+    assert 666.0 not in values.values()
+
+
+def test_a_service_with_on_demand_features_is_answered_and_no_view_is_left(feast):
+    frame = pd.DataFrame(
+        {"a": ["now"], "b": ["k"], "n": [77], "event_timestamp": [T], "factor": [2.0], "prediction_time": [T]}
+    )
+    job = feast.get_historical_features(frame, feast.get_feature_service("everything"), full_feature_names=True)
+    row = job.to_df().iloc[0]
+    assert (row["pair__value"], row["scaled__product"], row["scaled__hour"]) == (2.0, 4.0, T.hour)
+    assert job.to_spark_df().sparkSession.catalog.listTables("default") == []
