@@ -69,6 +69,18 @@ def test_dataset_model_clickhouse_and_answer_name_one_commit(champion):
     assert dict(found.result_rows) == manifest["rows"]
 
 
+@pytest.mark.flow(22)
+def test_the_event_that_starts_training_carries_window_rows_and_fingerprints(line, airflow):
+    asked = {"source_dag_id": "features__flights", "source_run_id": "acceptance"}
+    (event,) = airflow._call("GET", "/api/v2/assets/events", params=asked)["asset_events"]
+    told = event["extra"]
+    published = {view.table: hive.partitions(view.table) for view in repo.domain("flights").views}
+    assert Window.from_text(told["window"]) == Window.parse("2013-01-01", "2014-01-01")
+    assert told["rows"] == {table: sum(day.rows for day in days.values()) for table, days in published.items()}
+    assert told["fingerprints"].keys() == published.keys()
+    assert len(set(told["fingerprints"].values())) == len(published)
+
+
 @pytest.mark.flow(6, 7, 8)
 def test_from_the_model_one_can_walk_back_to_the_source_partitions(champion):
     manifest = datasets.version(PROBLEM, champion.manifest.dataset).manifest

@@ -46,9 +46,12 @@ def port(name: str) -> int:
 
 
 def home(*parts: str) -> Path:
-    """Return a folder below the stack's home, made if need be."""
+    """Return a folder below the stack's home, made if need be; other users of the machine cannot look into it."""
     path = settings().home.joinpath(*parts)
-    path.mkdir(parents=True, exist_ok=True)
+    if not path.is_dir():
+        if parts:
+            home(*parts[:-1])
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 

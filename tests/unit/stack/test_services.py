@@ -33,6 +33,11 @@ def test_all_ports_follow_from_the_port_base(monkeypatch: pytest.MonkeyPatch) ->
     assert all(31000 <= layout.port(name) < 31050 for name in layout.PORTS)
 
 
+def test_other_users_of_the_machine_cannot_look_into_a_stacks_folders(stack_home: Path) -> None:
+    layout.home("s3", "data")
+    assert {path.stat().st_mode & 0o077 for path in (stack_home / "s3", stack_home / "s3" / "data")} == {0}
+
+
 def test_a_service_brings_all_it_needs_and_comes_after_it() -> None:
     known = services.services()
     wanted = control._with_needs(known, ["lakefs"])
