@@ -311,7 +311,7 @@ def test_a_killed_freeze_is_made_up_for(models: Registry) -> None:
 # -- evidence -------------------------------------------------------------------------------------------------------
 
 
-def planted(folder: Path, end: str) -> Path:
+def planted(folder: Path, end: str, **more: Any) -> Path:
     """A dataset version as the step ``load`` leaves it: forty days whose bills are the true ones."""
     rng = np.random.default_rng(5)
     columns = list(repo.service("shop", "counter").columns)
@@ -340,6 +340,7 @@ def planted(folder: Path, end: str) -> Path:
         "registry": "definitions-1",
         "features": columns,
         "code_version": "test",
+        **more,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -380,6 +381,23 @@ def test_the_evidence_of_a_decision_is_kept_with_the_version_and_shown(models: R
     text = CliRunner().invoke(app, ["evidence", MODEL, str(number), "--save", str(tmp_path / "saved")]).stdout
     assert "better beyond doubt" in text
     assert (tmp_path / "saved" / "report.html").read_text() == page
+
+
+def test_rows_a_champion_has_learned_from_judge_nobody_also_after_the_split_was_changed(
+    models: Registry, tmp_path: Path
+) -> None:
+    # its own split let it learn up to ten days before the end; today's problem.yaml would say months before
+    promoted(1.0)
+    once = planted(tmp_path / "once", "2013-11-21", split={"validation": "5d", "test": "5d"})
+    judged = tmp_path / "once-judged"
+    steps.evaluate(MODEL, once, trained(tmp_path / "once-made", 1.5), judged)
+    number = steps.register(MODEL, once, trained(tmp_path / "once-made", 1.5), judged, "split once", "run")
+    assert models.state(MODEL).versions[number] == "validated"
+    models.append(MODEL, "promote", version=number, actor="test", reason="test")
+    data, found = planted(tmp_path / "data", "2013-12-11"), tmp_path / "evaluation"
+    steps.evaluate(MODEL, data, trained(tmp_path / "made", 2.0), found)
+    days = pd.read_parquet(found / "predictions.parquet")["day"]
+    assert (days.min(), days.max()) == ("2013-11-11", "2013-12-10")
 
 
 def test_a_served_model_that_differs_from_the_evaluated_one_is_held(models: Registry, tmp_path: Path) -> None:
