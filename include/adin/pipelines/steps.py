@@ -204,7 +204,7 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
     _not_undone(name, run_key)
     found = serving.check(name, version)
     if broken := swap.unfit(spec, found):
-        return f"held: {'; '.join(broken)}"
+        return _kept_back(models, name, version, f"held: {'; '.join(broken)}", run_key)
     missing = swap.missing_share(spec, serving)
     try:
         models.promote(
@@ -222,9 +222,9 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
             automatic=True,
         )
     except RefusedError as refusal:
-        return f"held: {refusal}"
+        return _kept_back(models, name, version, f"held: {refusal}", run_key)
     except ConflictError as conflict:
-        return f"superseded: {conflict}"
+        return _kept_back(models, name, version, f"superseded: {conflict}", run_key)
     try:
         loaded = swap.follow(
             spec,
@@ -240,6 +240,13 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
         _undo(spec, models, serving, version, told["against"], run_key, error)
         raise
     return "promoted" if loaded == version else f"superseded: version {loaded} came in between"
+
+
+def _kept_back(models: Registry, name: str, version: int, why: str, run_key: str) -> str:
+    """Say in the log why a version that passed the gate does not come under load: it is the challenger from now on."""
+    if models.state(name).versions[version] == "validated":
+        models.append(name, "challenge", version=version, actor=ACTOR, reason=why, run_key=run_key)
+    return why
 
 
 def _undo(
