@@ -81,3 +81,15 @@ def test_a_process_that_outlived_its_supervisor_is_found_and_ended() -> None:
         leftovers.sweep(grace=0.5)
         assert leftovers.processes() == []
     assert not psutil.pid_exists(process.pid)
+
+
+def test_a_password_within_an_extra_of_a_connection_is_hidden_by_airflow() -> None:
+    hidden = services.airflow_environment()["AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES"].split(",")
+    secrets = set(credentials.credentials().values())
+    telling = {
+        key
+        for conn in credentials.connections()
+        for key, value in conn.extra.items()
+        if any(secret in str(value) for secret in secrets)
+    }
+    assert telling == set(hidden)
