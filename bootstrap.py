@@ -118,8 +118,9 @@ def environment(name: str, lock: str) -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     uv, python = TOOLS / "bin" / "uv", folder / "bin" / "python"
-    if not python.exists():
-        run(uv, "venv", "--quiet", "--python", sys.executable, folder)
+    stamp.unlink(missing_ok=True)  # half done it is neither what it was nor what it shall be
+    if not python.exists():  # an interrupted set-up, or a Python since removed, may have left a folder
+        run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder)
     run(uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, ROOT / lock)
     run(uv, "pip", "install", "--quiet", "--no-deps", "--python", python, "--editable", ROOT)
     stamp.write_text(wanted)

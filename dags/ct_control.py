@@ -24,7 +24,13 @@ problems = names()
     default_args=DEFAULT_ARGS,
     tags=["control"],
     params={
-        "problem": Param(next(iter(problems), None), type="string", enum=problems, title="Problem"),
+        "problem": Param(
+            next(iter(problems), None),
+            type="string",
+            enum=problems,
+            title="Problem",
+            description_md="Whose training; all others go on as they are.",
+        ),
         "action": Param(
             "stop",
             type="string",

@@ -219,7 +219,7 @@ class Serving(_Spec):
 
 
 class Rollback(_Spec):
-    """How a rollback from Airflow's UI is done.
+    """How a rollback by Airflow is done: by its DAG, for page and API leave one that must be approved to that.
 
     :param approval: somebody must approve the plan first.
     :param approvers: who may; empty means everybody who may answer the DAG's tasks.

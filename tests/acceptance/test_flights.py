@@ -18,6 +18,7 @@ from adin.errors import ServiceError
 from adin.features import hive, online, repo
 from adin.models import registry
 from adin.problem import problem
+from adin.run_key import content_hash
 from adin.serving.client import ServingClient
 from adin.settings import ROOT
 from adin.window import Window
@@ -69,18 +70,6 @@ def test_dataset_model_clickhouse_and_answer_name_one_commit(champion):
     assert dict(found.result_rows) == manifest["rows"]
 
 
-@pytest.mark.flow(22)
-def test_the_event_that_starts_training_carries_window_rows_and_fingerprints(line, airflow):
-    asked = {"source_dag_id": "features__flights", "source_run_id": "acceptance"}
-    (event,) = airflow._call("GET", "/api/v2/assets/events", params=asked)["asset_events"]
-    told = event["extra"]
-    published = {view.table: hive.partitions(view.table) for view in repo.domain("flights").views}
-    assert Window.from_text(told["window"]) == Window.parse("2013-01-01", "2014-01-01")
-    assert told["rows"] == {table: sum(day.rows for day in days.values()) for table, days in published.items()}
-    assert told["fingerprints"].keys() == published.keys()
-    assert len(set(told["fingerprints"].values())) == len(published)
-
-
 @pytest.mark.flow(6, 7, 8)
 def test_from_the_model_one_can_walk_back_to_the_source_partitions(champion):
     manifest = datasets.version(PROBLEM, champion.manifest.dataset).manifest
@@ -88,6 +77,21 @@ def test_from_the_model_one_can_walk_back_to_the_source_partitions(champion):
         published = hive.partitions(table)
         assert {day: published[day].fingerprint for day in days} == days
     assert champion.manifest.sources == manifest["sources"]
+
+
+@pytest.mark.flow(1, 2, 22)
+def test_the_event_that_starts_training_says_which_window_rows_and_fingerprints_are_new(line, airflow):
+    query = {"source_dag_id": "features__flights", "source_run_id": "acceptance"}
+    (event,) = airflow._call("GET", "/api/v2/assets/events", params=query)["asset_events"]
+    told, tables = event["extra"], [view.table for view in repo.domain("flights").views]
+    published = {table: hive.partitions(table) for table in tables}
+    assert told["window"] == "2013-01-01T00:00:00Z/2014-01-01T00:00:00Z"
+    assert told["rows"] == {table: sum(day.rows for day in days.values()) for table, days in published.items()}
+    assert told["fingerprints"] == {
+        table: content_hash({day: part.fingerprint for day, part in days.items()})[:16]
+        for table, days in published.items()
+    }
+    assert line.run in {run["run_id"] for run in event["created_dagruns"]}
 
 
 @pytest.mark.flow(7)

@@ -76,6 +76,10 @@ def test_the_pages_lead_from_the_champion_to_its_evidence_and_its_source_partiti
     assert f"/adin/models/{PROBLEM}/versions/{champion.number}" in model
     version = viewer.get(f"/models/{PROBLEM}/versions/{champion.number}").text
     assert "baseline" in version
+    assert f"/adin/models/{PROBLEM}/versions/{champion.number}/evidence" in version
+    plots = viewer.get(f"/models/{PROBLEM}/versions/{champion.number}/evidence").text
+    assert "<svg" in plots
+    assert "Predicted and seen" in plots
     assert f"/adin/datasets/{PROBLEM}/{champion.manifest.dataset}" in version
     dataset = viewer.get(f"/datasets/{PROBLEM}/{champion.manifest.dataset}").text
     for table, days in champion.manifest.sources.items():

@@ -167,3 +167,22 @@ def test_the_command_tells_what_is_wrong_and_fails(
     bad = run()
     assert isinstance(bad.exception, DataError)
     assert [each["good"] for each in json.loads(bad.stdout)] == [True, True, False]
+
+
+@pytest.mark.parametrize("edition", ["database"], indirect=True)
+def test_a_model_that_cannot_be_reconciled_is_named_and_holds_up_no_other(
+    empty: Connection, models: Registry, servers: Servers, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for conn in (empty, servers.s3, Connection("kfp", "127.0.0.1", 9), Connection("kserve", "127.0.0.1", 9)):
+        monkeypatch.setenv(f"ADIN_CONN_{conn.name.upper()}", conn.uri)
+    other = f"{model}_b"
+    for name in (model, other):
+        (tmp_path / name).mkdir()
+        register(models, name, files(tmp_path / name), f"run-{name}")
+    models.append(model, "validate", version=1, actor="test", reason="good")
+    models.promote(model, 1, against=None, actor="test", reason="first")
+    done = CliRunner().invoke(app, ["doctor", "--no-files", "--reconcile", "--json"])
+    found = {each["what"]: each["problems"] for each in json.loads(done.stdout)}
+    assert "does not answer" in found[f"serving of {model}"][0]
+    assert found[f"serving of {other}"] == []
+    assert f"serving of {model}" in str(done.exception)

@@ -7,8 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from adin.connections import Connection
 from adin.errors import ConfigError
-from adin.pipelines.client import Run, Task, _portable
+from adin.pipelines.client import KfpClient, Run, Task, _portable
 
 
 @pytest.mark.flow(22)
@@ -46,3 +47,14 @@ def test_the_first_step_that_failed_by_itself_is_blamed() -> None:
     tasks = (task("branch", 3, ("late",)), task("late", 2), task("early", 1), task("fine", 0, state="SUCCEEDED"))
     assert Run("1", "r", "FAILED", tasks=tasks).failed_step == tasks[2]
     assert Run("1", "r", "SUCCEEDED").failed_step is None
+
+
+@pytest.mark.flow(22)
+def test_a_kubeflow_without_a_token_is_asked_without_one() -> None:
+    def headers(conn: Connection) -> dict[str, str]:
+        client, found = KfpClient(conn)._client, {}
+        client.update_params_for_auth(found, [], ["Bearer"])
+        return found
+
+    assert headers(Connection("kfp", "127.0.0.1", 9)) == {}
+    assert headers(Connection("kfp", "127.0.0.1", 9, password="word")) == {"authorization": "Bearer word"}

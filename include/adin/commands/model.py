@@ -15,7 +15,7 @@ from adin import retention
 from adin.commands import model_access, model_events, model_look, output
 from adin.commands.model_look import number as _number
 from adin.commands.rollback import rollback
-from adin.errors import DataError, NotFoundError
+from adin.errors import AdinError, DataError, NotFoundError
 from adin.models import ModelManifest, ModelVersion, Registry, State, doctor, registry
 from adin.models import bundle as bundles
 
@@ -260,17 +260,26 @@ def doctor_(
     models = registry()
     found = doctor.examine(models, files=files)
     if reconcile:
-        from adin import control
-
-        for name in models.models():
-            for step in control.reconcile(name, actor=output.actor()):
-                output.step(f"{name}: {step}")
+        found += [_reconciled(name) for name in models.models()]
     if json:
         output.emit([{"what": each.what, "good": each.good, "problems": each.problems} for each in found])
     else:
         output.table(["looked at", "found"], [(each.what, "; ".join(each.problems) or "good") for each in found])
     if bad := [each.what for each in found if not each.good]:
         raise DataError(f"The doctor found problems with {', '.join(bad)}.", "Do what each of them says.")
+
+
+def _reconciled(name: str) -> doctor.Finding:
+    """Make serving follow the log of one model; what cannot be done for it holds up no other."""
+    from adin import control
+
+    finding = doctor.Finding(f"serving of {name}")
+    try:
+        for step in control.reconcile(name, actor=output.actor()):
+            output.step(f"{name}: {step}")
+    except AdinError as error:
+        finding.problems.append(str(error))
+    return finding
 
 
 def _state(models: Registry, model: str) -> State:

@@ -119,7 +119,8 @@ def stop(
 def resume(name: str, *, actor: str, reason: str, run_key: str = "") -> State:
     """Let continuous training deploy again, and return how the model stands.
 
-    Nothing is caught up: what was due meanwhile is not trained; the next run is the next one that is due.
+    No storm follows. Where Airflow owns the schedule the next run is the next one due; Kubeflow Pipelines runs the
+    latest time that was missed, once.
 
     :raises NotFoundError: there is no such model.
     :raises RefusedError: a rollback is under way.

@@ -22,8 +22,8 @@ NEWEST = "newest"
 def follow(name: str) -> dict[str, bool]:
     """Make the recurring runs be as ``problem.yaml`` and the mode say, and read them back.
 
-    One whose schedule or pipeline is another than today's is disabled, and deleted once no run of it goes. Nothing is
-    caught up of what was due while they were disabled.
+    One whose schedule or pipeline is another than today's is disabled, and deleted once no run of it goes. Of what was
+    due while they were disabled the latest time alone is run.
 
     :returns: which pipelines are enabled; empty where Airflow owns the schedule.
     :raises ServiceError: Kubeflow Pipelines does not answer, or shows something else than was asked of it.

@@ -156,20 +156,29 @@ class Access:
         :raises RefusedError: it does not allow that. Both are recorded.
         """
         now = self._current()
-        found = _TOKEN.fullmatch(token or "")
-        known = now.tokens.get(found[1]) if found else None
-        why = _no_sign_in(known, found[2] if found else "")
-        if why or known is None:
-            self._deny("", found[1] if found else "", action, model, why)
-            raise SignInError(f"Not signed in: {why}.", "Ask an administrator for a token.")
-        if not (_covers(known.scope, model) and action in (MAY[known.role] if known.role else ACTIONS)):
-            why = f"the token is good for {known.role or 'all roles'} on {known.scope} only"
-        elif not any(action in MAY[grant.role] and _covers(grant.scope, model) for grant in _grants(now, known.user)):
-            why = f"{known.user} has no role for that"
-        if why:
+        known = self._signed_in(now, token, action, model)
+        if why := _refusal(now, known, action, model):
             self._deny(known.user, known.id, action, model, why)
             raise RefusedError(f"{known.user} may not {action} {model}: {why}.", "Ask an administrator for the role.")
         return Identity(known.user, known.id)
+
+    def sign_in(self, token: str) -> Identity:
+        """Return who asks, whatever for; what they may is another question.
+
+        :raises SignInError: the token is missing, wrong, expired or revoked. It is recorded.
+        """
+        known = self._signed_in(self._current(), token, "sign in", "*")
+        return Identity(known.user, known.id)
+
+    def may(self, token: str, action: Action, model: str) -> bool:
+        """Tell whether a token allows an action, where nothing was asked for yet, such as in a list; not recorded."""
+        now = self._current()
+        known, why = _sign_in(now, token)
+        return not why and known is not None and not _refusal(now, known, action, model)
+
+    def deny(self, user: str, action: Action, model: str, why: str) -> None:
+        """Record what was refused to somebody who signed in elsewhere, such as in Airflow."""
+        self._deny(user, "", action, model, why)
 
     def grants(self) -> dict[str, set[Grant]]:
         """Return what users and teams were granted."""
@@ -258,6 +267,14 @@ class Access:
         self._change("revoke_token", known.user, actor, reason, token=token)
 
     # --- inside
+
+    def _signed_in(self, now: _Now, token: str, action: str, model: str) -> Token:
+        known, why = _sign_in(now, token)
+        if why or known is None:
+            found = _TOKEN.fullmatch(token or "")
+            self._deny("", found[1] if found else "", action, model, why)
+            raise SignInError(f"Not signed in: {why}.", "Ask an administrator for a token.")
+        return known
 
     def _current(self) -> _Now:
         with self._reading:
@@ -365,6 +382,22 @@ def _apply(now: _Now, change: Change) -> None:
         now.tokens[token] = Token(
             token, old.user, old.role, old.scope, old.created, old.expires, digest=old.digest, revoked=True
         )
+
+
+def _sign_in(now: _Now, token: str) -> tuple[Token | None, str]:
+    """Return the token that was shown, if there is such a one, and why it is worth nothing, empty if it is good."""
+    found = _TOKEN.fullmatch(token or "")
+    known = now.tokens.get(found[1]) if found else None
+    return known, _no_sign_in(known, found[2] if found else "")
+
+
+def _refusal(now: _Now, token: Token, action: Action, model: str) -> str:
+    """Return why a token does not allow an action, empty if it does."""
+    if not (_covers(token.scope, model) and action in (MAY[token.role] if token.role else ACTIONS)):
+        return f"the token is good for {token.role or 'all roles'} on {token.scope} only"
+    if not any(action in MAY[grant.role] and _covers(grant.scope, model) for grant in _grants(now, token.user)):
+        return f"{token.user} has no role for that"
+    return ""
 
 
 def _no_sign_in(token: Token | None, secret: str) -> str:

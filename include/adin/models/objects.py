@@ -13,7 +13,7 @@ import tenacity
 import urllib3
 
 from adin.connections import Connection
-from adin.errors import AdinError, ConfigError, NotFoundError, ServiceError
+from adin.errors import AdinError, ConfigError, NotFoundError, ServiceError, UnreachableError
 from adin.settings import settings
 
 log = logging.getLogger(__name__)
@@ -184,13 +184,13 @@ class Bucket:
         from minio.error import MinioException, S3Error
 
         if isinstance(error, urllib3.exceptions.HTTPError | OSError | ParseError):
-            return ServiceError(f"The {self._where} does not answer: {type(error).__name__}.", "Is S3 up?")
+            return UnreachableError(f"The {self._where} does not answer: {type(error).__name__}.", "Is S3 up?")
         if not isinstance(error, MinioException):
             return error
         code = error.code if isinstance(error, S3Error) else ""
         if code == "NoSuchKey" or (_status(error) == 404 and code != "NoSuchBucket"):
             return NotFoundError(f"No object {key} in {self._where}.")
-        kind = _ERRORS.get(code or "", ServiceError)
+        kind = _ERRORS.get(code or "", UnreachableError if (_status(error) or 0) >= 500 else ServiceError)
         remedy = "Check the connection s3 and the setting ADIN_MODEL_BUCKET." if kind is ConfigError else "Is S3 up?"
         return kind(f"The {self._where} answered {_status(error) or ''} {code} for {key}.", remedy)
 

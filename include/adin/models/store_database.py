@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from adin.connections import Connection
-from adin.errors import ConfigError, NotFoundError, ServiceError
+from adin.errors import ConfigError, NotFoundError, ServiceError, UnreachableError
 from adin.models import index, migrations
 from adin.models.log import VersionState
 from adin.models.manifest import ModelManifest
@@ -200,7 +200,10 @@ class DatabaseStore:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "password authentication failed" in text or "does not exist" in text:
             return ConfigError(f"The {self._where} refuses: {text}.", "Check the connection amversion.")
-        return ServiceError(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
+        # a server that is away, starting or stopping, or that took too long
+        away = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        kind = UnreachableError if away else ServiceError
+        return kind(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
 
     def _migrated(self) -> str | None:
         """Return the number of the last migration the tables have seen; None where there are no tables."""

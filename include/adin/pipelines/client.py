@@ -107,7 +107,8 @@ class KfpClient:
         config = api.Configuration()
         config.host = self._conn.url
         config.ssl_ca_cert = self._conn.extra.get("ca_file")
-        config.api_key = {"authorization": self._conn.password}
+        if self._conn.password or self._conn.extra.get("token_file"):  # a Kubeflow of one user asks for none
+            config.api_key = {"authorization": self._conn.password}
         config.api_key_prefix = {"authorization": "Bearer"}
         config.refresh_api_key_hook = self._refresh
         config.retries = Retry(

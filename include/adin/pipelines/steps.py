@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
 from adin.errors import ConflictError, DataError, RefusedError, UnreachableError
 from adin.models import Registry, artifact, registry
-from adin.problem import Problem, problem
+from adin.problem import Problem, Split, problem
 from adin.window import Window
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     old, age, unseen = None, None, np.ones(len(rows), bool)
     if champion:
         # rows the champion has learned from say nothing about which of the two is better
+        folder = models.download(name, champion.number, evaluation / "champion")
         ended = Window.from_text(champion.manifest.window).end
-        learned, _ = spec.split.bounds(ended)
+        learned = _learned_until(folder / "evidence", spec, ended)
         unseen = (pd.to_datetime(rows[spec.event_time], utc=True) >= learned).to_numpy()
         age = window.end - ended
-        folder = models.download(name, champion.number, evaluation / "champion")
         compared = rows.loc[unseen, list(champion.manifest.features)]
         old = np.asarray(artifact.load(folder).predict(compared), float) if unseen.any() else np.empty(0)
     sliced = dict.fromkeys(
@@ -112,9 +113,19 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
             },
         },
         "evidence": decision.evidence,
+        "learned_until": Split(**_manifest(data).get("split", spec.split.model_dump()))
+        .bounds(window.end)[0]
+        .isoformat(),
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
     (evaluation / _REPORT).write_text(report.page(name, document, kept))
+
+
+def _learned_until(evidence: Path, spec: Problem, ended: datetime) -> datetime:
+    """Return up to when a version has learned: what its own split said, whatever ``problem.yaml`` says by now."""
+    if (evidence / _EVALUATION).is_file() and (told := _evaluation(evidence).get("learned_until")):
+        return datetime.fromisoformat(told)
+    return spec.split.bounds(ended)[0]
 
 
 def _baseline(spec: Problem, rows: pd.DataFrame, mean: float) -> Any:
@@ -193,7 +204,7 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
     _not_undone(name, run_key)
     found = serving.check(name, version)
     if broken := swap.unfit(spec, found):
-        return f"held: {'; '.join(broken)}"
+        return _kept_back(models, name, version, f"held: {'; '.join(broken)}", run_key)
     missing = swap.missing_share(spec, serving)
     try:
         models.promote(
@@ -211,9 +222,9 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
             automatic=True,
         )
     except RefusedError as refusal:
-        return f"held: {refusal}"
+        return _kept_back(models, name, version, f"held: {refusal}", run_key)
     except ConflictError as conflict:
-        return f"superseded: {conflict}"
+        return _kept_back(models, name, version, f"superseded: {conflict}", run_key)
     try:
         loaded = swap.follow(
             spec,
@@ -229,6 +240,13 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
         _undo(spec, models, serving, version, told["against"], run_key, error)
         raise
     return "promoted" if loaded == version else f"superseded: version {loaded} came in between"
+
+
+def _kept_back(models: Registry, name: str, version: int, why: str, run_key: str) -> str:
+    """Say in the log why a version that passed the gate does not come under load: it is the challenger from now on."""
+    if models.state(name).versions[version] == "validated":
+        models.append(name, "challenge", version=version, actor=ACTOR, reason=why, run_key=run_key)
+    return why
 
 
 def _undo(

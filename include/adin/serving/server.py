@@ -90,7 +90,10 @@ def _rows(payload: Any) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     """Return a tensor's element as JSON would have it."""
     if isinstance(value, bytes):
-        return value.decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ConfigError("A tensor of text holds bytes that are not UTF-8.") from None
     return value.item() if hasattr(value, "item") else value
 
 

@@ -223,7 +223,11 @@ async def _body(request: Request) -> bytes:
     encoding = request.headers.get("Content-Encoding", "").lower()
     if encoding not in _DECODERS or request.headers.get("Content-Type", "").startswith("multipart/"):
         raise QueryError(48, "Code: 48. DB::Exception: this front takes no multipart forms and no such encoding.")
-    return _DECODERS[encoding](await request.body())
+    body = await request.body()
+    try:
+        return _DECODERS[encoding](body)
+    except Exception as error:  # each library has errors of its own
+        raise QueryError(354, f"Code: 354. DB::Exception: The body is no {encoding}: {error}.") from None
 
 
 def read(params: dict[str, str], headers: dict[str, str], body: bytes) -> Statement:
@@ -261,7 +265,10 @@ def _allowed(request: Request) -> bool:
     user, password = request.headers.get("X-ClickHouse-User", ""), request.headers.get("X-ClickHouse-Key", "")
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
-        user, _, password = base64.b64decode(sent + "==").decode(errors="replace").partition(":")
+        try:
+            user, _, password = base64.b64decode(sent + "==").decode(errors="replace").partition(":")
+        except ValueError:
+            return False
     elif "user" in request.query_params:
         user, password = request.query_params["user"], request.query_params.get("password", "")
     expected = f"adin:{os.environ['ADIN_CLICKHOUSE_PASSWORD']}"

@@ -46,12 +46,13 @@ def port(name: str) -> int:
 
 
 def home(*parts: str) -> Path:
-    """Return a folder below the stack's home, made if need be; other users of the machine cannot look into it."""
-    path = settings().home.joinpath(*parts)
-    if not path.is_dir():
-        if parts:
-            home(*parts[:-1])
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Return a folder below the stack's home, made if need be; what is in it is nobody else's to read."""
+    root = settings().home
+    root.mkdir(parents=True, exist_ok=True)
+    if parts:
+        (root / parts[0]).mkdir(mode=0o700, exist_ok=True)
+    path = root.joinpath(*parts)
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 

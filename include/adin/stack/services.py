@@ -305,6 +305,8 @@ def airflow_environment() -> dict[str, str]:
         "core.dags_are_paused_at_creation": "False",
         "core.test_connection": "Enabled",
         "core.fernet_key": made["airflow_fernet"],
+        # extras of connections that hold a password within a URL: neither UI nor API shows them
+        "core.sensitive_var_conn_names": "registry,offline",
         "core.simple_auth_manager_users": "admin:admin,viewer:viewer",
         "core.simple_auth_manager_passwords_file": str(home("airflow") / "passwords.json"),
         "core.execution_api_server_url": f"{url}/execution/",

@@ -52,12 +52,21 @@ def test_every_task_is_documented_owned_retried_and_limited(bag):
             assert timedelta() < task.execution_timeout <= timedelta(hours=2), place
 
 
-def test_every_form_field_has_a_title_and_a_type(bag):
+def test_every_form_field_has_a_title_a_type_and_a_description_and_every_number_its_range(bag):
     for dag in bag.dags.values():
         for name in dag.params:
-            schema = dag.params.get_param(name).schema
-            assert schema.get("title"), f"{dag.dag_id}.{name}"
-            assert schema.get("type"), f"{dag.dag_id}.{name}"
+            param, place = dag.params.get_param(name), f"{dag.dag_id}.{name}"
+            kinds = param.schema["type"] if isinstance(param.schema["type"], list) else [param.schema["type"]]
+            assert param.schema.get("title"), place
+            assert param.schema.get("description_md") or param.description, place
+            assert not {"integer", "number"} & set(kinds) or "minimum" in param.schema, place
+
+
+def test_a_form_left_as_it_is_is_a_good_one_but_for_the_reason_that_goes_into_the_log(bag):
+    for dag in bag.dags.values():
+        for name in dag.params:
+            if name != "reason":
+                dag.params.get_param(name).resolve()
 
 
 def test_reading_the_dags_imports_nothing_heavy():

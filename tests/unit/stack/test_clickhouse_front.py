@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from adin.stack.clickhouse_front import QueryError, read
+from adin.stack.clickhouse_front import QueryError, application, read
+from starlette.testclient import TestClient
 
 
 def test_rows_after_an_insert_are_data_byte_for_byte() -> None:
@@ -41,3 +42,28 @@ def test_no_statement_is_an_error_of_the_user() -> None:
     with pytest.raises(QueryError) as caught:
         read({}, {}, b" ")
     assert caught.value.code == 62
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """The front without an engine: what is asked here never gets to one."""
+    monkeypatch.setattr("adin.stack.clickhouse_front.Engine", lambda _: None)
+    monkeypatch.setenv("ADIN_CLICKHOUSE_PASSWORD", "word")
+    return TestClient(application(""))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("authorization", ["", "Basic a", "Basic \xe9", "Basic YWRpbjp3cm9uZw==", "Bearer word"])
+def test_whoever_does_not_show_the_password_is_refused_however_odd_the_header(
+    web: TestClient, authorization: str
+) -> None:
+    answer = web.post("/", content=b"SELECT 1", headers={"Authorization": authorization.encode("latin-1")})
+    assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (403, "516")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "lz4", "zstd"])
+def test_a_body_that_cannot_be_unpacked_is_named(web: TestClient, encoding: str) -> None:
+    answer = web.post("/", content=b"SELECT 1", auth=("adin", "word"), headers={"Content-Encoding": encoding})
+    assert answer.headers["X-ClickHouse-Exception-Code"] == "354"
+    assert f"The body is no {encoding}" in answer.text

@@ -6,6 +6,7 @@ import pytest
 from adin.connections import NAMES, connection
 from adin.settings import settings
 from adin.stack import credentials
+from adin.stack.layout import home
 
 
 def test_the_credentials_of_a_home_are_made_once_and_differ_from_those_of_another(
@@ -31,6 +32,12 @@ def test_only_their_owner_can_read_the_files_with_secrets(stack_home: Path) -> N
     credentials.write()
     for name in ("credentials.json", "secrets.env", "connections.json"):
         assert (stack_home / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_only_their_owner_can_enter_the_folders_with_data_and_logs(stack_home: Path) -> None:
+    for folder in (home("s3", "data"), home("airflow", "logs"), home("logs")):
+        top = stack_home / folder.relative_to(stack_home).parts[0]
+        assert top.stat().st_mode & 0o077 == 0, top
 
 
 def test_the_sdk_reads_every_connection_that_the_stack_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,6 @@ def test_all_ports_follow_from_the_port_base(monkeypatch: pytest.MonkeyPatch) ->
     assert all(31000 <= layout.port(name) < 31050 for name in layout.PORTS)
 
 
-def test_other_users_of_the_machine_cannot_look_into_a_stacks_folders(stack_home: Path) -> None:
-    layout.home("s3", "data")
-    assert {path.stat().st_mode & 0o077 for path in (stack_home / "s3", stack_home / "s3" / "data")} == {0}
-
-
 def test_a_service_brings_all_it_needs_and_comes_after_it() -> None:
     known = services.services()
     wanted = control._with_needs(known, ["lakefs"])
@@ -86,3 +81,15 @@ def test_a_process_that_outlived_its_supervisor_is_found_and_ended() -> None:
         leftovers.sweep(grace=0.5)
         assert leftovers.processes() == []
     assert not psutil.pid_exists(process.pid)
+
+
+def test_a_password_within_an_extra_of_a_connection_is_hidden_by_airflow() -> None:
+    hidden = services.airflow_environment()["AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES"].split(",")
+    secrets = set(credentials.credentials().values())
+    telling = {
+        key
+        for conn in credentials.connections()
+        for key, value in conn.extra.items()
+        if any(secret in str(value) for secret in secrets)
+    }
+    assert telling == set(hidden)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from adin.airflow.web import stores
-from adin.airflow.web.access import allowed, may
-from adin.errors import NotFoundError
+from adin.airflow.web.access import CallerDep, allowed
+from adin.errors import DataError, NotFoundError, RefusedError
 
 router = APIRouter(prefix="/api/v1", tags=["adin"])
-readable, changeable = Depends(allowed("GET")), Depends(allowed("POST"))
+readable = Depends(allowed("read"))
 
 
 class Reasoned(BaseModel):
@@ -43,10 +42,10 @@ class StopRequest(Reasoned):
 
 
 @router.get("/models")
-def models(user: GetUserDep) -> list[dict[str, Any]]:
-    """Return the models the user may see, and how each stands."""
+def models(who: CallerDep) -> list[dict[str, Any]]:
+    """Return the models the caller may see, and how each stands; of a damaged one, what is wrong with it."""
     found = stores.models()
-    return [_state(name) for name in found.models() if may("GET", name, user)]
+    return [_state_or_trouble(name) for name in found.models() if who.may("read", name)]
 
 
 @router.get("/models/{model}", dependencies=[readable])
@@ -60,8 +59,9 @@ def versions(
     model: str, limit: Annotated[int, Query(ge=1, le=200)] = 50, before: Annotated[int | None, Query(ge=1)] = None
 ) -> list[dict[str, Any]]:
     """Return versions, newest first; the next page begins ``before`` the last number of this one."""
-    found = [each for each in stores.models().versions(model) if before is None or each.number < before]
-    return [{"version": each.number, **each.manifest.model_dump(mode="json")} for each in found[::-1][:limit]]
+    registry = stores.models()
+    numbers = sorted((n for n in registry.digests(model) if before is None or n < before), reverse=True)[:limit]
+    return [{"version": v.number, **v.manifest.model_dump(mode="json")} for v in registry.some(model, numbers)]
 
 
 @router.get("/models/{model}/versions/{version}", dependencies=[readable])
@@ -86,32 +86,38 @@ def plan(model: str, target: str = "previous") -> dict[str, Any]:
     return control.plan(model, target).as_dict()
 
 
-@router.post("/models/{model}/rollback", dependencies=[changeable], status_code=202)
-def rollback(model: str, asked: RollbackRequest, user: GetUserDep) -> dict[str, str]:
-    """Start the pipeline ``rollback`` and return its run; `GET /ct/{model}` tells when it is done."""
-    from adin import control
+@router.post("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))], status_code=202)
+def rollback(model: str, asked: RollbackRequest, who: CallerDep) -> dict[str, str]:
+    """Start the pipeline ``rollback`` and return its run; `GET /ct/{model}` tells when it is done.
 
+    Refused where the problem asks for the approval of a second person: the DAG waits for that.
+    """
+    from adin import control
+    from adin.problem import problem
+
+    if problem(model).rollback.approval:
+        raise RefusedError(f"A rollback of {model} must be approved.", f"Start the DAG rollback__{model}; it asks.")
     stores.use_control()
     found = control.plan(model, asked.target).check()
-    return {"run": control.submit(model, str(found.version), reason=asked.reason, by=user.get_name())}
+    return {"run": control.submit(model, str(found.version), reason=asked.reason, by=who.name)}
 
 
-@router.post("/models/{model}/freeze", dependencies=[changeable])
-def freeze(model: str, asked: Reasoned, user: GetUserDep) -> dict[str, Any]:
+@router.post("/models/{model}/freeze", dependencies=[Depends(allowed("freeze"))])
+def freeze(model: str, asked: Reasoned, who: CallerDep) -> dict[str, Any]:
     """Pin the champion: nothing is promoted until the pin is lifted."""
     registry = stores.models()
     if not _state(model)["frozen"]:
-        registry.append(model, "freeze", actor=user.get_name(), reason=asked.reason)
+        registry.append(model, "freeze", actor=who.name, reason=asked.reason)
     return _state(model)
 
 
-@router.post("/models/{model}/unfreeze", dependencies=[changeable])
-def unfreeze(model: str, asked: UnfreezeRequest, user: GetUserDep) -> dict[str, Any]:
+@router.post("/models/{model}/unfreeze", dependencies=[Depends(allowed("unfreeze"))])
+def unfreeze(model: str, asked: UnfreezeRequest, who: CallerDep) -> dict[str, Any]:
     """Lift the pin; after a rollback also bring back champion and mode, unless the version is to stay."""
     from adin import control
 
     stores.use_control()
-    control.unfreeze(model, keep_version=asked.keep_version, actor=user.get_name(), reason=asked.reason)
+    control.unfreeze(model, keep_version=asked.keep_version, actor=who.name, reason=asked.reason)
     return _state(model)
 
 
@@ -124,23 +130,23 @@ def training(model: str) -> dict[str, Any]:
     return control.status(model).as_dict()
 
 
-@router.post("/ct/{model}/stop", dependencies=[changeable])
-def stop(model: str, asked: StopRequest, user: GetUserDep) -> dict[str, Any]:
+@router.post("/ct/{model}/stop", dependencies=[Depends(allowed("ct"))])
+def stop(model: str, asked: StopRequest, who: CallerDep) -> dict[str, Any]:
     """Stop continuous training and return the runs that were in flight."""
     from adin import control
 
     stores.use_control()
-    runs = control.stop(model, actor=user.get_name(), reason=asked.reason, mode=asked.mode, running=asked.running)
+    runs = control.stop(model, actor=who.name, reason=asked.reason, mode=asked.mode, running=asked.running)
     return {"in_flight": runs}
 
 
-@router.post("/ct/{model}/resume", dependencies=[changeable])
-def resume(model: str, asked: Reasoned, user: GetUserDep) -> dict[str, Any]:
+@router.post("/ct/{model}/resume", dependencies=[Depends(allowed("ct"))])
+def resume(model: str, asked: Reasoned, who: CallerDep) -> dict[str, Any]:
     """Let continuous training deploy again; nothing is caught up."""
     from adin import control
 
     stores.use_control()
-    control.resume(model, actor=user.get_name(), reason=asked.reason)
+    control.resume(model, actor=who.name, reason=asked.reason)
     return _state(model)
 
 
@@ -161,6 +167,13 @@ def dataset(model: str, commit: str) -> dict[str, Any]:
     stores.use_lake()
     found = lake.version(model, commit)
     return {"commit": found.commit, **found.manifest}
+
+
+def _state_or_trouble(name: str) -> dict[str, Any]:
+    try:
+        return _state(name)
+    except DataError as error:  # the others are listed none the less
+        return {"model": name, "problem": str(error)}
 
 
 def _state(name: str) -> dict[str, Any]:

@@ -1,21 +1,21 @@
-"""The web application below ``/adin``: pages for people, ``/adin/api/v1`` for programs, both behind Airflow's login."""
+"""The web application below ``/adin``: pages for people, ``/adin/api/v1`` for programs; all of it asks who is there."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
-from airflow.api_fastapi.core_api.security import requires_access_view
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 
 from adin import errors
 from adin.airflow.web import api, pages
+from adin.airflow.web.access import caller
 
 _STATUS: dict[type[errors.AdinError], int] = {
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.SignInError: 401,  # before the one it is a kind of
     errors.RefusedError: 409,
     errors.ConfigError: 422,
     errors.DataError: 422,
@@ -23,14 +23,15 @@ _STATUS: dict[type[errors.AdinError], int] = {
 }
 
 #: Nothing is fetched from elsewhere, no script runs, and no other site may frame the pages.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; form-action 'self'; frame-ancestors 'self'"
 
 
 def create() -> FastAPI:
     """Return the application; every route, its schema included, asks who is there."""
-    signed_in = Depends(requires_access_view(AccessView.PLUGINS))
     # FastAPI's own schema routes would be open to everybody
-    app = FastAPI(title="Adin", version="1", dependencies=[signed_in], docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Adin", version="1", dependencies=[Depends(caller)], docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.include_router(api.router)
     app.include_router(pages.router)
     app.add_exception_handler(errors.AdinError, _answer)
@@ -42,7 +43,7 @@ def create() -> FastAPI:
     @app.middleware("http")
     async def guard(request: Request, forward: Any) -> Response:
         answer: Response = await forward(request)
-        answer.headers["Content-Security-Policy"] = _POLICY
+        answer.headers.setdefault("Content-Security-Policy", _POLICY)
         answer.headers["Cache-Control"] = "no-store"
         return answer
 

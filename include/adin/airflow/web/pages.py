@@ -6,40 +6,40 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from adin.airflow.web import api, charts, stores
-from adin.airflow.web.access import allowed, may
-from adin.errors import NotFoundError
+from adin.airflow.web.access import Caller, CallerDep, allowed
+from adin.errors import DataError, NotFoundError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from adin.models import Registry
+
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
-readable, changeable = Depends(allowed("GET")), Depends(allowed("POST"))
+readable = Depends(allowed("read"))
 Reason = Annotated[str, Form(min_length=1, max_length=500)]
-EVALUATION = "evidence/evaluation.json"
+Step = Literal["freeze", "unfreeze", "stop", "resume"]
+EVALUATION, REPORT = "evidence/evaluation.json", "evidence/report.html"
+#: Versions on one page of a model.
+_SHOWN = 50
+#: The report came with the version: it may show, and do nothing else.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
 
 
 @router.get("/models")
-def models(request: Request, user: GetUserDep) -> str:
-    """Show the models a user may see."""
+def models(request: Request, who: CallerDep) -> str:
+    """Show the models somebody may see."""
     found = stores.models()
-    rows = []
-    for name in found.models():
-        if may("GET", name, user):
-            state = found.state(name)
-            shown = state.champion or max(state.versions, default=None)
-            version = found.version(name, shown) if shown else None
-            rows.append({"state": state, "version": version, "last": found.log(name)[-1]})
-    return _page(request, "models.html", rows=rows)
+    names = [name for name in found.models() if who.may("read", name)]
+    return _page(request, "models.html", rows=[_row(found, name) for name in names])
 
 
 @router.get("/models/{model}", dependencies=[readable])
-def model(request: Request, model: str, user: GetUserDep) -> str:
-    """Show one model: how it stands, what it was, its versions."""
+def model(request: Request, model: str, who: CallerDep, before: Annotated[int | None, Query(ge=1)] = None) -> str:
+    """Show one model: how it stands, what it was, its versions, the newest first and so many at a time."""
     from adin import control
 
     found = stores.models()
@@ -47,7 +47,8 @@ def model(request: Request, model: str, user: GetUserDep) -> str:
     if not state.seq:
         raise NotFoundError(f"No model {model!r}.")
     stores.use_control()
-    versions = found.versions(model)
+    numbers = sorted(number for number in state.versions if before is None or number < before)
+    versions = found.some(model, numbers[-_SHOWN:])
     history = found.log(model)
     champions = {entry.aliases["champion"] for entry in history if "champion" in entry.aliases}
     names = list(dict.fromkeys(name for each in versions for name in _test_metrics(each)))
@@ -59,47 +60,57 @@ def model(request: Request, model: str, user: GetUserDep) -> str:
         state=state,
         training=control.status(model),
         versions=versions[::-1],
+        older=numbers[-_SHOWN] if len(numbers) > _SHOWN else None,
+        newer=before is not None,
         names=names,
         trends=trends,
         metrics=_test_metrics,
         history=found.history(model)[::-1],
-        may_change=may("POST", model, user),
+        may=_rights(who, model),
     )
 
 
 @router.get("/models/{model}/rollback", dependencies=[readable])
-def plan(request: Request, model: str, user: GetUserDep, to: str = "previous") -> str:
+def plan(request: Request, model: str, who: CallerDep, to: str = "previous") -> str:
     """Show what a rollback would change, and ask."""
     from adin import control
+    from adin.problem import problem
 
     stores.use_control()
-    return _page(request, "rollback.html", plan=control.plan(model, to), may_change=may("POST", model, user))
+    planned, approval = control.plan(model, to), problem(model).rollback.approval
+    return _page(request, "rollback.html", plan=planned, may=_rights(who, model), approval=approval)
 
 
-@router.post("/models/{model}/rollback", dependencies=[changeable])
+@router.post("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))])
 def rollback(
-    request: Request, model: str, user: GetUserDep, to: Annotated[str, Form(max_length=40)], reason: Reason
+    request: Request, model: str, who: CallerDep, to: Annotated[str, Form(max_length=40)], reason: Reason
 ) -> RedirectResponse:
     """Start the rollback and show the model, which tells how it goes."""
-    api.rollback(model, api.RollbackRequest(target=to, reason=reason), user)
+    api.rollback(model, api.RollbackRequest(target=to, reason=reason), who)
     return _back(request, model)
 
 
-@router.post("/models/{model}/{step}", dependencies=[changeable])
+def _may_step(model: str, step: Step, who: CallerDep) -> None:
+    who.check("ct" if step in ("stop", "resume") else "freeze" if step == "freeze" else "unfreeze", model)
+
+
+@router.post("/models/{model}/{step}", dependencies=[Depends(_may_step)])
 def change(
     request: Request,
     model: str,
-    step: Literal["freeze", "unfreeze", "stop", "resume"],
-    user: GetUserDep,
+    step: Step,
+    who: CallerDep,
     reason: Reason,
+    keep_version: Annotated[bool, Form()] = False,
+    running: Annotated[Literal["finish", "cancel"], Form()] = "finish",
 ) -> RedirectResponse:
     """Pin, lift the pin, stop or resume training, and show the model."""
     if step == "stop":
-        api.stop(model, api.StopRequest(reason=reason), user)
+        api.stop(model, api.StopRequest(reason=reason, running=running), who)
     elif step == "unfreeze":
-        api.unfreeze(model, api.UnfreezeRequest(reason=reason), user)
+        api.unfreeze(model, api.UnfreezeRequest(reason=reason, keep_version=keep_version), who)
     else:
-        {"freeze": api.freeze, "resume": api.resume}[step](model, api.Reasoned(reason=reason), user)
+        {"freeze": api.freeze, "resume": api.resume}[step](model, api.Reasoned(reason=reason), who)
     return _back(request, model)
 
 
@@ -108,18 +119,28 @@ def version(request: Request, model: str, version: int) -> str:
     """Show one version: where it comes from, how good it is, and why it was promoted or held."""
     registry = stores.models()
     found = registry.version(model, version)
-    names = {file.name for file in found.manifest.files}
+    state = registry.state(model)
+    names = set() if version in state.expired else {file.name for file in found.manifest.files}
     evaluation = json.loads(registry.read(model, version, EVALUATION)) if EVALUATION in names else {}
     entries = [entry for entry in registry.log(model) if entry.version == version]
     return _page(
         request,
         "version.html",
         found=found,
-        state=registry.state(model),
+        state=state,
+        expired=version in state.expired,
+        plots=REPORT in names,
         evaluation=evaluation,
         evidence=evaluation.get("evidence") or {},
         entries=entries,
     )
+
+
+@router.get("/models/{model}/versions/{version}/evidence", dependencies=[readable])
+def evidence(model: str, version: int) -> HTMLResponse:
+    """Return the page with plots that was kept with a version, its hash checked."""
+    content = stores.models().read(model, version, REPORT)
+    return HTMLResponse(content, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 @router.get("/models/{model}/compare", dependencies=[readable])
@@ -134,7 +155,7 @@ def compare(request: Request, model: str, v: Annotated[list[int], Query(min_leng
 
 
 @router.get("/datasets")
-def datasets(request: Request, user: GetUserDep) -> str:
+def datasets(request: Request, who: CallerDep) -> str:
     """Show the dataset versions of each problem, and which models learned from them."""
     from adin import datasets as lake
     from adin import problem
@@ -143,7 +164,7 @@ def datasets(request: Request, user: GetUserDep) -> str:
     registry = stores.models()
     shown = []
     for name in problem.names():
-        if may("GET", name, user):
+        if who.may("read", name):
             learned: dict[str, list[int]] = {}
             for each in registry.versions(name):
                 learned.setdefault(each.manifest.dataset, []).append(each.number)
@@ -155,10 +176,11 @@ def datasets(request: Request, user: GetUserDep) -> str:
 def dataset(request: Request, model: str, commit: str) -> str:
     """Show one dataset version: what it was made of, and what was made of it."""
     from adin import datasets as lake
+    from adin.models import Query as Search
 
     stores.use_lake()
     found = lake.version(model, commit)
-    learned = [each for each in stores.models().versions(model) if each.manifest.dataset == found.commit]
+    learned = stores.models().search(Search(model, dataset=found.commit, limit=1000)).versions
     return _page(request, "dataset.html", found=found, learned=learned)
 
 
@@ -186,6 +208,22 @@ def _templates() -> Environment:
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.4f}"
     made.filters["minute"] = lambda time: f"{time:%Y-%m-%d %H:%M}"
     return made
+
+
+def _rights(who: Caller, model: str) -> dict[str, bool]:
+    """Return which buttons somebody may press."""
+    return {action: who.may(action, model) for action in ("rollback", "freeze", "unfreeze", "ct")}
+
+
+def _row(found: Registry, name: str) -> dict[str, Any]:
+    """Return how a model stands; of a damaged one, what is wrong with it."""
+    try:
+        state = found.state(name)
+        shown = state.champion or max(state.versions, default=None)
+        version = found.version(name, shown) if shown else None
+    except DataError as error:  # the others are shown none the less
+        return {"name": name, "trouble": str(error)}
+    return {"name": name, "state": state, "version": version, "last": found.log(name)[-1]}
 
 
 def _test_metrics(version: Any) -> dict[str, float | None]:

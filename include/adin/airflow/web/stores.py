@@ -10,6 +10,7 @@ from adin.connections import Connection
 
 if TYPE_CHECKING:
     from adin.models import Registry
+    from adin.models.access import Access
 
 
 def models() -> Registry:
@@ -22,6 +23,18 @@ def _registry(amversion: str, s3: str) -> Registry:
     from adin.models import registry
 
     return registry(Connection.from_uri("amversion", amversion), s3=Connection.from_uri("s3", s3))
+
+
+def access() -> Access:
+    """Return who may do what with which model; what was read once is only added to."""
+    return _access(AmversionHook().get_conn().uri, S3Hook().get_conn().uri)
+
+
+@lru_cache(maxsize=4)
+def _access(amversion: str, s3: str) -> Access:
+    from adin.models.access import Access
+
+    return Access(_registry(amversion, s3).store)
 
 
 def use_control() -> None:

@@ -38,6 +38,33 @@ _STATUS: tuple[tuple[type[AdinError], int, int], ...] = (
     (AdinError, 500, 13),
 )
 _CODES = {400: 3, 401: 16, 404: 5, 405: 12}
+#: Fields of requests by what they must be.
+_TEXTS = {
+    "code_source_url",
+    "cron",
+    "description",
+    "display_name",
+    "end_time",
+    "experiment_id",
+    "mode",
+    "name",
+    "pipeline_id",
+    "pipeline_version_id",
+    "service_account",
+    "start_time",
+}
+_OBJECTS = {
+    "cron_schedule",
+    "parameters",
+    "periodic_schedule",
+    "pipeline",
+    "pipeline_spec",
+    "pipeline_version",
+    "pipeline_version_reference",
+    "runtime_config",
+    "tags",
+    "trigger",
+}
 
 Answer = Callable[[Request], Awaitable[Any]]
 
@@ -310,7 +337,21 @@ async def _body(request: Request) -> dict[str, Any]:
         raise ConfigError(f"The request's body is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise ConfigError("The request's body is not a JSON object.")
+    _check_shape(body)
     return body
+
+
+def _check_shape(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        if value is None:
+            continue
+        if name in _TEXTS and not isinstance(value, str):
+            raise ConfigError(f"{name} must be text, not {value!r:.100}.")
+        if name in _OBJECTS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name} must be an object, not {value!r:.100}.")
+            if name not in ("parameters", "pipeline_spec"):  # what is in these is the pipeline's own
+                _check_shape(value)
 
 
 def _refuse(constant: str) -> None:

@@ -18,8 +18,7 @@ class Catalog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        if not store.find("experiment", display_name="Default"):
-            self.create_experiment({"display_name": "Default", "description": "Runs that name no experiment."})
+        default_experiment(store)
 
     def create_pipeline(self, body: Mapping[str, Any]) -> Doc:
         """Create a pipeline without a version.
@@ -135,6 +134,17 @@ class Catalog:
         """
         with self._store.transaction():
             self._store.put("run", key, self._store.get("run", key) | {"storage_state": state})
+
+
+def default_experiment(store: Store) -> Doc:
+    """Return the experiment of runs that name none; it is made where there is none, or no more."""
+    with store.transaction():
+        if found := store.find("experiment", display_name="Default"):
+            return found[0]
+        doc = _named({"display_name": "Default", "description": "Runs that name no experiment."}, "experiment")
+        doc["storage_state"] = "AVAILABLE"
+        store.put("experiment", doc["id"], doc)
+    return doc
 
 
 def _named(body: Mapping[str, Any], kind: str) -> Doc:

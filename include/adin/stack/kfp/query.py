@@ -91,7 +91,7 @@ def _conditions(kind: str, text: str) -> tuple[list[str], list[Any]]:
     try:
         predicates = json.loads(text).get("predicates", [])
         parsed = [_condition(kind, _camel(predicate)) for predicate in predicates]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConfigError(f"The filter cannot be read: {error}.", "Send a JSON Filter with predicates.") from error
     return [sql for sql, _ in parsed], [value for _, values in parsed for value in values]
 
@@ -166,6 +166,10 @@ def _token(page: Doc) -> str:
 
 def _read_token(text: str) -> Doc:
     try:
-        return dict(json.loads(base64.urlsafe_b64decode(text)))
-    except ValueError as error:
-        raise ConfigError("The page token cannot be read.", "Start again from the first page.") from error
+        page = dict(json.loads(base64.urlsafe_b64decode(text)))
+        (key, seq), texts = page["after"], (page["filter"], page["sort_by"])
+        if isinstance(seq, int) and isinstance(key, int | str) and all(isinstance(each, str) for each in texts):
+            return page
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ConfigError("The page token cannot be read.", "Start again from the first page.")

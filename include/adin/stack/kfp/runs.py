@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 from adin.errors import ConfigError, ConflictError, NotFoundError
 from adin.stack.kfp import spec as specs
 from adin.stack.kfp.attempt import Attempt, finite, last_line
+from adin.stack.kfp.catalog import default_experiment
 from adin.stack.kfp.query import stamp
 from adin.stack.kfp.store import Doc, Store
+
+_LOG = logging.getLogger(__name__)
 
 TERMINAL = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _GOING = "state IN ('RUNNING', 'CANCELING')"
@@ -54,7 +58,7 @@ class Runs:
         given = (body.get("runtime_config") or {}).get("parameters") or {}
         arguments = specs.arguments(spec, given)
         digest, text = specs.digest(spec)
-        experiment = body.get("experiment_id") or self._store.find("experiment", display_name="Default")[0]["id"]
+        experiment = body.get("experiment_id") or default_experiment(self._store)["id"]
         now = stamp(datetime.now(UTC))
         with self._store.transaction():
             home = self._store.get("experiment", experiment)
@@ -172,11 +176,17 @@ class Runs:
         """Take notice of what has ended, go on cancelling, start what waits."""
         with self._lock:
             for _, run in self._store.select("run", _GOING):
-                self._watch(run)
+                self._one(self._watch, run)
             free = self._parallel - self._store.count("run", _GOING)
             if free > 0:
                 for _, run in self._store.select("run", "state = 'PENDING'", limit=free):
-                    self._start(run)
+                    self._one(self._start, run)
+
+    def _one(self, work: Callable[[Doc], None], run: Doc) -> None:
+        try:
+            work(run)
+        except Exception:  # a full disk, no more processes: the other runs go on
+            _LOG.exception("Run %s is looked at again later", run["id"])
 
     def stop(self) -> None:
         """End the runs that are going; an orderly stop of the service leaves no process."""

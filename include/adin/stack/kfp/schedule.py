@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from adin.errors import AdinError, ConfigError
+from adin.errors import AdinError, ConfigError, NotFoundError
 from adin.stack.kfp import spec as specs
+from adin.stack.kfp.catalog import default_experiment
 from adin.stack.kfp.query import stamp, timestamp
 from adin.stack.kfp.runs import Runs
 from adin.stack.kfp.store import Doc, Store
@@ -36,13 +38,13 @@ class Schedule:
         if not body.get("display_name"):
             raise ConfigError("The recurring run has no display_name.")
         trigger = _trigger(body.get("trigger") or {})
-        limit = int(body.get("max_concurrency") or 1)
-        if not 1 <= limit <= 10:
+        limit = str(body.get("max_concurrency") or 1)
+        if not (limit.isdecimal() and 1 <= int(limit) <= 10):
             raise ConfigError(f"max_concurrency must be between 1 and 10, not {limit}.")
         spec = self._runs.spec_of(body)
         given = (body.get("runtime_config") or {}).get("parameters") or {}
         specs.arguments(spec, {key: _filled(value, _macros(datetime.now(UTC), 1, "")) for key, value in given.items()})
-        experiment = body.get("experiment_id") or self._store.find("experiment", display_name="Default")[0]["id"]
+        experiment = body.get("experiment_id") or default_experiment(self._store)["id"]
         self._store.get("experiment", experiment)
         now = stamp(datetime.now(UTC))
         mode = "DISABLE" if body.get("mode") == "DISABLE" else "ENABLE"
@@ -51,7 +53,7 @@ class Schedule:
             "experiment_id": experiment,
             "display_name": body["display_name"],
             "trigger": trigger,
-            "max_concurrency": str(limit),
+            "max_concurrency": limit,
             "no_catchup": bool(body.get("no_catchup", True)),
             "mode": mode,
             "status": f"{mode}D",
@@ -80,18 +82,23 @@ class Schedule:
         for doc in self._store.find("recurring run", status="ENABLED"):
             if self._store.count("run", _UNENDED, [doc["id"]]) >= int(doc["max_concurrency"]):
                 continue
-            moment = due(doc, now)
-            if moment is None:
-                continue
             try:
-                self._fire(doc, moment)
+                moment = due(doc, now)
+                if moment is not None:
+                    self._fire(doc, moment)
             except AdinError as error:
-                _LOG.warning("Recurring run %s disabled: %s", doc["display_name"], error)
-                self._store.put(
-                    "recurring run",
-                    doc["id"],
-                    doc | {"mode": "DISABLE", "status": "DISABLED", "error": {"code": 3, "message": str(error)}},
-                )
+                self._give_up(doc["id"], str(error))
+            except Exception as error:  # the other recurring runs go on
+                _LOG.exception("Recurring run %s", doc["display_name"])
+                self._give_up(doc["id"], f"{type(error).__name__}: {error}")
+
+    def _give_up(self, key: str, why: str) -> None:
+        """Disable a recurring run that cannot be started; one that was deleted meanwhile stays so."""
+        with self._store.transaction(), contextlib.suppress(NotFoundError):
+            doc = self._store.get("recurring run", key)
+            _LOG.warning("Recurring run %s disabled: %s", doc["display_name"], why)
+            changed = {"mode": "DISABLE", "status": "DISABLED", "error": {"code": 3, "message": why}}
+            self._store.put("recurring run", key, doc | changed)
 
     def _fire(self, doc: Doc, moment: datetime) -> None:
         run_id, index = str(uuid.uuid4()), doc["_index"] + 1
@@ -162,11 +169,15 @@ def _trigger(trigger: Mapping[str, Any]) -> Doc:
 
 
 def _checked_cron(schedule: Doc) -> Doc:
-    from croniter import croniter
+    from croniter import CroniterError, croniter
 
     text = str(schedule.get("cron") or "")
     if len(text.split()) != 6 or not croniter.is_valid(text, second_at_beginning=True):
         raise ConfigError(f"{text!r} is not a cron expression of six fields, seconds first.", "Example: `0 0 3 * * 1`.")
+    try:
+        croniter(text, datetime.now(UTC), second_at_beginning=True).get_next()
+    except CroniterError:
+        raise ConfigError(f"The time of {text!r} never comes.", "Example: `0 0 3 * * 1`.") from None
     return schedule
 
 

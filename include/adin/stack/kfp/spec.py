@@ -25,7 +25,14 @@ def read(content: bytes) -> Spec:
     """
     try:
         documents = [doc for doc in yaml.safe_load_all(_unpacked(content)) if doc]
-    except (yaml.YAMLError, UnicodeDecodeError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (
+        yaml.YAMLError,
+        UnicodeDecodeError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        RecursionError,
+    ) as error:
         raise ConfigError(f"The pipeline file cannot be read: {error}.", "Upload a compiled pipeline.") from error
     if not documents:
         raise ConfigError("The pipeline file is empty.", "Upload a compiled pipeline.")
@@ -40,11 +47,25 @@ def check(spec: Any) -> Spec:
     :raises ConfigError: it is not a compiled pipeline.
     """
     inner = spec.get("pipeline_spec", spec) if isinstance(spec, dict) else None
-    if not isinstance(inner, dict) or not inner.get("pipelineInfo", {}).get("name"):
+    if not isinstance(inner, dict) or not isinstance(_within(inner, "pipelineInfo", "name"), str):
         raise ConfigError("Not a compiled pipeline: pipelineInfo.name is missing.", "Compile it with kfp 2.17.")
-    if not inner.get("root", {}).get("dag", {}).get("tasks"):
+    if not isinstance(_within(inner, "root", "dag", "tasks"), dict):
         raise ConfigError(f"Pipeline {name(inner)} has no tasks.", "Compile it with kfp 2.17.")
+    declared = _within(inner, "root", "inputDefinitions", "parameters") or {}
+    if not isinstance(declared, dict) or not all(isinstance(kind, dict) for kind in declared.values()):
+        raise ConfigError(f"Pipeline {name(inner)}: its parameters are no mapping.", "Compile it with kfp 2.17.")
+    try:
+        json.dumps(inner)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"Pipeline {name(inner)} holds what JSON has not: {error}.", "Compile it anew.") from None
     return inner
+
+
+def _within(value: Any, *keys: str) -> Any:
+    """Return what lies below keys, one inside the other; None where there is none, or nothing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value or None
 
 
 def name(spec: Spec) -> str:
