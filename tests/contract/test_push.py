@@ -15,11 +15,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from adin.commands.features import app
 from adin.connections import Connection
 from adin.features import online, repo, store, wire
 from adin.features.push.pusher import Pusher
@@ -28,8 +30,10 @@ from adin.models import registry
 from adin.models.access import Access
 from adin.settings import settings
 from push_service import Caller, Process, database_url, served, served_with, token
+from pyarrow import csv, parquet
 from redis_server import RedisServer
 from servers import Servers, execute
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.flow(11, 12)
 AT = datetime(2013, 9, 30, 12, tzinfo=UTC)
@@ -384,11 +388,11 @@ def test_every_request_is_in_an_audit_log_that_cannot_be_changed_and_holds_no_va
 
 
 def test_no_route_answers_without_a_token_that_is_good_for_the_view(url: str, access: Access) -> None:
-    app = _routes()
-    assert app, "no route was found"
+    routes = _routes()
+    assert routes, "no route was found"
     weather = token(access, "carol", "weather")
     for secret, status in (("", 401), ("adin_x", 401), (weather, 403)):
-        for method, path in app:
+        for method, path in routes:
             answer = httpx.request(
                 method, url + path.format(view="origin_2h"), headers={"Authorization": f"Bearer {secret}".strip()}
             )
@@ -550,3 +554,59 @@ def test_while_the_database_of_tokens_is_down_nobody_passes(
         answer = Caller(address, secret).push([row()])
     assert answer.status_code == 503 and "retry-after" in answer.headers
     assert np.isnan(stored()["departures"])
+
+
+# --- the command
+
+
+def test_the_command_writes_a_file_shows_what_is_refused_and_puts_it_beside_the_file(
+    url: str, secret: str, surroundings: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: Any
+) -> None:
+    limited(push_rows=4)
+    address = urlsplit(url)
+    conn = replace(surroundings, host=address.hostname or "", port=address.port, password=secret)
+    monkeypatch.setenv("ADIN_CONN_PUSH", conn.uri)
+    rows = [row("JFK", at=AT + timedelta(minutes=n), departures=n + 1) for n in range(10)]
+    rows[5] |= {"late_share": 1.7}
+    rows[9] |= {"origin": None}
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    table = pa.Table.from_pylist(rows)
+    times = table["event_timestamp"].cast(pa.timestamp("us", "UTC"))
+    csv.write_csv(table, tmp_path / "rows.csv")
+    parquet.write_table(table.set_column(1, "event_timestamp", times), tmp_path / "rows.parquet")
+    for name in ("rows.json", "rows.csv", "rows.parquet"):
+        with wire.Session() as session:
+            session.exchange(wire.command(b"FLUSHALL"), 1)
+        done = CliRunner().invoke(app, ["push", "origin_2h", str(tmp_path / name)], catch_exceptions=False)
+        assert done.exit_code == 1, done.output
+        lines = done.stdout.splitlines()
+        assert lines[0] == "2 of 10 rows refused, 3 written, 5 changed nothing"
+        reason = "1.7 is outside 0 .. 1 (rule in feature_repo/flights/quality.py)"
+        assert lines[1].split() == ["row", "5", "late_share", *reason.split()]
+        assert lines[2].split() == ["row", "9", "origin", "missing", "key"]
+        assert stored()["departures"] == 9
+        refused = json.loads((tmp_path / "rows.refused.json").read_text())
+        assert [float(each["late_share"]) for each in refused] == [1.7, 0.25]
+    file.write_text(json.dumps(rows[:5]))
+    done = CliRunner().invoke(app, ["push", "origin_2h", str(file), "--json"], catch_exceptions=False)
+    assert (done.exit_code, json.loads(done.stdout)["refused"][0]["field"]) == (1, "event_timestamp")
+    newest = [row("JFK", at=AT + timedelta(days=1))]
+    file.write_text(json.dumps({"rows": newest}))
+    assert CliRunner().invoke(app, ["push", "origin_2h", str(file)], catch_exceptions=False).exit_code == 0
+    log = json.loads(CliRunner().invoke(app, ["push-log", "--last", "1", "--json"], catch_exceptions=False).stdout)
+    assert (log[0]["who"], log[0]["written"]) == ("alice", 1)
+
+
+def test_the_commands_list_and_write_what_waits(own_redis: RedisServer, surroundings: Connection, secret: str) -> None:
+    with served(surroundings) as address:
+        own_redis.kill()
+        answer = Caller(address, secret).push([row("JFK", departures=55)], prefer="respond-async")
+        own_redis.start()
+    letter = answer.json()["dead_letter"]
+    shown = json.loads(CliRunner().invoke(app, ["dead-letters", "--json"], catch_exceptions=False).stdout)
+    assert letter in {each["id"] for each in shown}
+    done = json.loads(CliRunner().invoke(app, ["replay", "--json"], catch_exceptions=False).stdout)
+    assert {"dead_letter": letter, "outcome": "1 of 1 written"} in done
+    assert stored()["departures"] == 55
+    assert json.loads(CliRunner().invoke(app, ["dead-letters", "--json"], catch_exceptions=False).stdout) == []

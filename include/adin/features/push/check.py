@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,8 @@ from adin.features.push.body import TIME, BodyError, Column, Rows
 from adin.features.quality import Rule
 from adin.features.repo import View
 from adin.settings import settings
+
+log = logging.getLogger(__name__)
 
 #: More unknown columns than this are not rows of the view at all.
 _UNKNOWN = 20
