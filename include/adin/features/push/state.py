@@ -162,6 +162,8 @@ class State:
             },
             hide_parameters=True,
         )
+        # one statement is a transaction of its own: no round trips to begin and end one
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._ready = False
 
     # --- requests
@@ -201,23 +203,19 @@ class State:
         facts: dict[str, Any] = {"request": asked.id, "who": asked.who, "token": asked.token, "view": asked.view}
         facts |= {"status": answer.status, "repeated": repeated, **asdict(counts)}
         names = ", ".join(facts)
-        insert = sa.text(f"INSERT INTO audit ({names}) VALUES ({', '.join(f':{name}' for name in facts)})")  # noqa: S608 - our own names
-        update = sa.text(
-            "UPDATE answer SET status = :status, document = :document WHERE who = :who AND key = :key"
-        ).bindparams(sa.bindparam("document", type_=sa.JSON))
-        kept = {"status": answer.status, "document": answer.document, "who": asked.who, "key": asked.key}
-
-        def write(link: sa.Connection) -> None:
-            link.execute(insert, facts)
-            if keep:
-                link.execute(update, kept)
-
-        self._call(write)
+        statement = f"INSERT INTO audit ({names}) VALUES ({', '.join(f':{name}' for name in facts)})"  # noqa: S608 - our own names
+        if not keep:
+            self._call(lambda link: link.execute(sa.text(statement), facts), single=True)
+            return
+        kept = "UPDATE answer SET status = :status, document = :document WHERE who = :who AND key = :key"
+        both = sa.text(f"WITH kept AS ({kept}) {statement}").bindparams(sa.bindparam("document", type_=sa.JSON))
+        facts |= {"document": answer.document, "key": asked.key}
+        self._call(lambda link: link.execute(both, facts), single=True)
 
     def audit(self, last: int = 100) -> list[dict[str, Any]]:
         """Return the last requests, newest first."""
         query = sa.text("SELECT * FROM audit ORDER BY seq DESC LIMIT :last")
-        return self._call(lambda link: [dict(row._mapping) for row in link.execute(query, {"last": last})])
+        return self._call(lambda link: [dict(row._mapping) for row in link.execute(query, {"last": last})], single=True)
 
     def purge(self) -> None:
         """Forget answers older than the setting ``push_keep_hours``."""
@@ -271,21 +269,28 @@ class State:
         """See that the database answers."""
         self._call(lambda link: link.scalar(sa.text("SELECT 1")))
 
-    def _call(self, call: Callable[[sa.Connection], T]) -> T:
-        """Run a call in one transaction; once more where the connection had been cut while nobody used it."""
+    def _call(self, call: Callable[[sa.Connection], T], *, single: bool = False) -> T:
+        """Run a call in one transaction; once more where the connection had been cut while nobody used it.
+
+        :param single: the call is a single statement.
+        """
         for last in (False, True):
             try:
-                with self._engine.begin() as link:
-                    if not self._ready:
-                        link.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-                        link.execute(sa.text(_TABLES))
-                    found = call(link)
-                self._ready = True
-                return found
+                self._make()
+                with self._single.connect() if single else self._engine.begin() as link:
+                    return call(link)
             except (sa.exc.DBAPIError, psycopg2.Error) as error:
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self._translated(error) from None
         raise AssertionError("unreachable")
+
+    def _make(self) -> None:
+        """Make the tables; of several processes one does it while the others wait."""
+        if not self._ready:
+            with self._engine.begin() as link:
+                link.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                link.execute(sa.text(_TABLES))
+            self._ready = True
 
     def _translated(self, error: Exception) -> Exception:
         text = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
