@@ -19,16 +19,21 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from adin.commands.features import app
 from adin.connections import Connection
 from adin.features import online, repo, store, wire
+from adin.features.push import check
 from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
 from adin.models import registry
 from adin.models.access import Access
 from adin.settings import settings
+from fastapi.testclient import TestClient
+from feast import PushSource
+from feast.feature_server import get_app
 from push_service import Caller, Process, database_url, served, served_with, token
 from pyarrow import csv, parquet
 from redis_server import RedisServer
@@ -610,3 +615,25 @@ def test_the_commands_list_and_write_what_waits(own_redis: RedisServer, surround
     assert {"dead_letter": letter, "outcome": "1 of 1 written"} in done
     assert stored()["departures"] == 55
     assert json.loads(CliRunner().invoke(app, ["dead-letters", "--json"], catch_exceptions=False).stdout) == []
+
+
+# --- stock Feast
+
+
+def test_every_view_is_a_push_source_of_the_stock_sdk_and_feature_server(alice: Caller, access: Access) -> None:
+    feast = store.feature_store()
+    named = {source.name for source in feast.list_data_sources() if isinstance(source, PushSource)}
+    assert named == {f"{name}_push" for name, each in check.targets().items() if each.domain == "flights"}
+    frame = pd.DataFrame([{**row("JFK", departures=31), "event_timestamp": AT, "created_timestamp": AT}])
+    feast.push("origin_2h_push", frame)
+    assert stored()["departures"] == 31
+    # what we push next is judged against what Feast wrote
+    older = alice.push([row("JFK", at=AT - timedelta(minutes=1))])
+    assert [field for _, field, _ in reasons(older)] == ["event_timestamp"]
+    frame["event_timestamp"] = frame["created_timestamp"] = (AT + timedelta(minutes=1)).isoformat()
+    frame["departures"] = 32
+    asked = {"push_source_name": "origin_2h_push", "df": frame.to_dict("list"), "to": "online"}
+    with TestClient(get_app(feast)) as server:
+        assert server.post("/push", json=asked).status_code == 200
+    assert stored()["departures"] == 32
+    assert store.plan("flights").changes == ()
