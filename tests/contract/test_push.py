@@ -216,6 +216,20 @@ def test_a_row_without_a_column_is_refused_and_never_taken_for_null(alice: Calle
     assert counts(answer) == (4, 1, 0, 0)
 
 
+def test_texts_that_no_answer_could_hold_are_refused_like_others_and_stored_unchanged(alice: Caller) -> None:
+    tail = {"tailnum": "N1\0\r\n", "last_delay": 1.5, "departed_at": 5, "event_timestamp": AT.isoformat()}
+    rows = [tail, tail | {"tailnum": "\ud800"}, tail | {"last_delay": "\0\ud800"}, tail | {"\0\udfff": 1}]
+    body = json.dumps(rows).encode()
+    answer = alice.push(body, "tail_last", content_type="application/json", idempotency_key="odd")
+    assert [(place, field) for place, field, _ in reasons(answer)] == [(1, "tailnum"), (2, "last_delay"), (3, "??")]
+    again = alice.push(body, "tail_last", content_type="application/json", idempotency_key="odd")
+    assert again.json() == answer.json()
+    service = repo.Service("one", (repo.domain("flights").view("tail_last"),), {}, (), (), ())
+    assert online.OnlineReader(service).read([tail])[0]["tail_last__last_delay"][0] == 1.5
+    many = json.dumps([{f"\ud800{n}": 1 for n in range(50)}]).encode()
+    assert alice.push(many, "tail_last", content_type="application/json").status_code == 400
+
+
 def test_an_oversized_row_is_refused(alice: Caller, limited: Any) -> None:
     limited(push_row_bytes=200)
     long = {"carrier": "x" * 300, "origin": "JFK", "event_timestamp": AT.isoformat(), **good()}
@@ -345,6 +359,26 @@ def test_the_same_key_and_body_get_the_same_answer_and_nothing_is_written_twice_
         assert stored()["departures"] == 4
     finally:
         process.kill()
+
+
+def test_a_request_whose_worker_died_is_let_in_again_after_a_while_and_writes_what_it_would_have_written(
+    alice: Caller, servers: Servers
+) -> None:
+    assert alice.push([row("JFK")], idempotency_key="died").status_code == 200
+    before = _everything()
+    mine = "WHERE who = 'alice' AND key = 'died'"
+    execute(servers.database, f"UPDATE push.answer SET status = NULL, document = NULL {mine}")
+    early = alice.push([row("JFK")], idempotency_key="died")
+    assert early.status_code == 409 and int(early.headers["retry-after"]) > 0
+    execute(servers.database, f"UPDATE push.answer SET claimed = claimed - interval '2 minutes' {mine}")
+    assert counts(alice.push([row("JFK")], idempotency_key="died")) == (1, 0, 1, 0)
+    assert _everything() == before
+
+
+def _everything() -> list[Any]:
+    with wire.Session() as session:
+        names = session.exchange(wire.command(b"KEYS", b"*"), 1)[0]
+        return session.exchange(b"".join(wire.command(b"HGETALL", name) for name in names), len(names))
 
 
 def test_of_the_same_request_sent_many_times_at_once_one_is_written(alice: Caller, surroundings: Connection) -> None:

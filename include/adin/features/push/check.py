@@ -138,7 +138,8 @@ class _Judge:
 
     def refusals(self) -> list[Refusal]:
         """Return all that was found, by row."""
-        return [Refusal(row, field, reason) for (row, field), reason in sorted(self._found.items())]
+        found = sorted(self._found.items())
+        return [Refusal(row, plain(field), plain(reason)) for (row, field), reason in found]
 
     def shape(self) -> None:
         """Refuse what is no row, and rows with columns the view does not have."""
@@ -210,6 +211,11 @@ class _Judge:
 
 def _places(mask: pa.Array) -> np.ndarray:
     return np.flatnonzero(np.asarray(mask))
+
+
+def plain(text: str) -> str:
+    """Return a text without what neither JSON answers nor PostgreSQL can hold: halves of characters, and zeros."""
+    return text.encode(errors="replace").decode().replace("\0", "?")
 
 
 def _short(value: Any) -> str:

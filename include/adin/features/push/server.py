@@ -204,7 +204,7 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
         log.warning("%s", error)
     _REQUESTS.labels("", status).inc()
     text = str(error) if status != 503 or isinstance(error, BusyError) else "A server behind this one does not answer."
-    return JSONResponse({"error": text}, status, headers)
+    return JSONResponse({"error": check.plain(text)}, status, headers)
 
 
 def _ready(state: State) -> JSONResponse:
