@@ -5,20 +5,26 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pandas as pd
-from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, PushSource, RequestSource, ValueType
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 
-def hive(table: str) -> SparkSource:
-    """Return a Hive table as a source; its rows carry when they happened and when they became known."""
-    return SparkSource(
-        name=table.replace(".", "_"),
-        table=table,
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        date_partition_column="day",
+def hive(table: str) -> PushSource:
+    """Return a Hive table as a source that rows can also be pushed to.
+
+    Its rows carry when they happened and when they became known.
+    """
+    return PushSource(
+        name=f"{table.partition('.')[2]}_push",
+        batch_source=SparkSource(
+            name=table.replace(".", "_"),
+            table=table,
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+            date_partition_column="day",
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pandas as pd
-from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, PushSource, RequestSource, ValueType
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float32, Int32, Int64, String, UnixTimestamp
@@ -24,12 +24,15 @@ recent = FeatureView(
         Field(name="rate_yesterday", dtype=Float32, description="A day before the time to be predicted"),
         Field(name="rate_last_week", dtype=Float32, description="A week before the time to be predicted"),
     ],
-    source=SparkSource(
-        name="parking_recent",
-        table="parking.recent",
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        date_partition_column="day",
+    source=PushSource(
+        name="recent_push",
+        batch_source=SparkSource(
+            name="parking_recent",
+            table="parking.recent",
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+            date_partition_column="day",
+        ),
     ),
 )
 

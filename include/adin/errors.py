@@ -26,6 +26,10 @@ class DataError(AdinError):
     """Data breaks a stated rule: a missing partition, a corrupt file, a changed schema, a failed quality gate."""
 
 
+class TooLargeError(DataError):
+    """More is sent at once than is taken."""
+
+
 class NotFoundError(AdinError):
     """A named thing (problem, view, dataset, model, version) does not exist."""
 
@@ -50,6 +54,23 @@ class ServiceError(AdinError):
 
 class UnreachableError(ServiceError):
     """A server gave no answer, or said that it cannot answer now: nothing is known about what it was asked."""
+
+
+class BusyError(AdinError):
+    """Too much is asked for at the moment.
+
+    :param after: whole seconds after which it may be tried again.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, after: int) -> None:
+        self.after = after
+        super().__init__(message, f"Try again in {after} s.")
+
+
+class OverloadError(BusyError):
+    """Too much is asked for by all together, not by this caller."""
 
 
 class RunFailedError(AdinError):

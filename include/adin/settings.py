@@ -61,6 +61,17 @@ class Settings(BaseSettings):
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
+    push_bytes: int = Field(8 << 20, gt=0, description="Bytes of one push request at most.")
+    push_rows: int = Field(10_000, gt=0, description="Rows of one push request at most.")
+    push_row_bytes: int = Field(64 << 10, gt=0, description="Bytes of one pushed row at most.")
+    push_rate: float = Field(50_000, gt=0, description="Rows a second that one token may push, over ten seconds.")
+    push_requests: float = Field(100, gt=0, description="Push requests a second of one token, over ten seconds.")
+    push_ahead: float = Field(60, ge=0, description="Seconds by which a pushed row's time may be ahead of the clock.")
+    push_parallel: int = Field(4, gt=0, description="Push requests worked on at a time.")
+    push_waiting: int = Field(16, ge=0, description="Push requests that may wait for that; more are answered 503.")
+    push_redis_seconds: float = Field(5, gt=0, description="Seconds a push waits for an answer of Redis.")
+    push_body_seconds: float = Field(30, gt=0, description="Seconds the body of a push may take to arrive.")
+    push_keep_hours: float = Field(24, gt=0, description="Hours for which an idempotency key keeps its answer.")
 
 
 @cache

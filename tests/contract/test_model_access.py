@@ -26,6 +26,7 @@ MAY = {
     "viewer": {"read", "download"},
     "trainer": {"read", "download", "register", "validate", "challenge", "reject", "alias"},
     "approver": {"read", "download", "promote", "retire", "rollback", "freeze", "unfreeze", "ct"},
+    "pusher": {"push"},
     "admin": set(ACTIONS),
 }
 
@@ -63,6 +64,22 @@ def test_a_role_reaches_as_far_as_its_models(access: Access) -> None:
         token = access.issue(f"u{n}", **WHO)
         tried = ["air", "air_b", "sea", "*"]
         assert [model for model in tried if allowed(access, token, "promote", model)] == reached
+
+
+def test_a_role_on_models_reaches_no_view_and_the_other_way_round_but_for_all(access: Access) -> None:
+    reach = {
+        "view:air": ["view:air"],
+        "view:a*": ["view:air"],
+        "view:*": ["view:air", "view:sea"],
+        "v*": ["view_count"],
+        "air": ["air"],
+        "*": ["air", "view_count", "view:air", "view:sea"],
+    }
+    for n, (scope, reached) in enumerate(reach.items()):
+        access.grant(f"u{n}", "pusher", scope, **WHO)
+        token = access.issue(f"u{n}", **WHO)
+        tried = ["air", "view_count", "view:air", "view:sea"]
+        assert [name for name in tried if allowed(access, token, "push", name)] == reached, scope
 
 
 def test_a_token_gives_no_more_than_it_was_made_for_and_no_more_than_its_user_may(access: Access) -> None:

@@ -1,4 +1,4 @@
-"""Features: what would change, apply, load online, status."""
+"""Features: what would change, apply, load online, push, status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adin.commands import output
+from adin.commands import features_push, output
 from adin.window import Window
 
 app = typer.Typer(no_args_is_help=True)
@@ -85,3 +85,12 @@ def status(domain: Domain, json: output.Json = False) -> None:
     if json:
         return output.emit(rows)
     output.table(["view", "table", "days", "rows", "newest"], [tuple(row.values()) for row in rows])
+
+
+for _name, _command, _example in (
+    ("push", features_push.push, "push origin_2h rows.json"),
+    ("push-log", features_push.push_log, "push-log --last 10"),
+    ("dead-letters", features_push.dead_letters, "dead-letters"),
+    ("replay", features_push.replay, "replay"),
+):
+    app.command(_name, epilog=f"Example: adin features {_example}")(_command)

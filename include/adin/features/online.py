@@ -21,7 +21,17 @@ from adin.features.repo import View
 from adin.settings import settings
 from adin.window import Window
 
-__all__ = ["MaterializeReport", "OnlineReader", "WriteReport", "coverage", "materialize", "write"]
+__all__ = [
+    "Compared",
+    "MaterializeReport",
+    "OnlineReader",
+    "WriteReport",
+    "compare",
+    "coverage",
+    "materialize",
+    "put",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,45 @@ def write(view: View, table: pa.Table, *, session: wire.Session | None = None) -
     with session or wire.Session() as opened:
         written = sum(_write(view, batch, opened) for batch in _batches(newest))
     return WriteReport(table.num_rows, written, table.num_rows - written)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows beside what is stored of their entities.
+
+    :param stored: stored event time of each row's entity, microseconds; the smallest integer where there is none.
+    :param older: rows that happened before what is stored.
+    """
+
+    view: View
+    stored: np.ndarray
+    older: np.ndarray
+    _changes: _Rows
+
+
+def compare(view: View, table: pa.Table, *, session: wire.Session) -> Compared:
+    """Compare rows, none without a key, with what is stored; nothing is written.
+
+    :raises DataError: a column is missing or does not fit its type.
+    :raises ServiceError: Redis does not answer.
+    """
+    rows = _rows(view, table)
+    newest = rows.take(_newest_places(rows))
+    found = [_newer(view, batch, session) for batch in _batches(newest)]
+    newer, events = (np.concatenate(each) for each in zip(*found, strict=True))
+    # the newest rows stand in the order of the codes
+    stored = events[np.asarray(rows.keys.dictionary_encode().indices)]
+    return Compared(view, stored, rows.event < stored, newest.take(np.flatnonzero(newer)))
+
+
+def put(compared: Compared, *, session: wire.Session) -> int:
+    """Write those of the rows that are the newest of their entity and newer than what was stored; return how many.
+
+    :raises ServiceError: Redis does not answer; some may be written.
+    """
+    for batch in _batches(compared._changes):
+        _put(compared.view, batch, session)
+    return len(compared._changes.event)
 
 
 def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
@@ -185,26 +234,31 @@ def _batches(rows: _Rows) -> Iterator[_Rows]:
 
 def _write(view: View, rows: _Rows, session: wire.Session) -> int:
     """Write those of a batch that are newer than what is stored and return how many."""
-    newer = _newer(view, rows, session)
+    newer, _ = _newer(view, rows, session)
     if not newer.any():
         return 0
     chosen = rows if newer.all() else rows.take(np.flatnonzero(newer))
-    fields: list[Any] = [f"_ts:{view.name}".encode(), codec.encode_times(chosen.event)]
-    fields += [f"_created:{view.name}".encode(), codec.encode_stamps(chosen.created, chosen.hashes)]
-    for name, kind in view.features:
-        fields += [codec.field_name(view.name, name), codec.encode(chosen.values[name], kind)]
-    session.exchange(_commands(b"HSET", chosen.keys, fields), len(chosen.event))
+    _put(view, chosen, session)
     return len(chosen.event)
 
 
-def _newer(view: View, rows: _Rows, session: wire.Session) -> np.ndarray:
+def _put(view: View, rows: _Rows, session: wire.Session) -> None:
+    fields: list[Any] = [f"_ts:{view.name}".encode(), codec.encode_times(rows.event)]
+    fields += [f"_created:{view.name}".encode(), codec.encode_stamps(rows.created, rows.hashes)]
+    for name, kind in view.features:
+        fields += [codec.field_name(view.name, name), codec.encode(rows.values[name], kind)]
+    session.exchange(_commands(b"HSET", rows.keys, fields), len(rows.event))
+
+
+def _newer(view: View, rows: _Rows, session: wire.Session) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are newer than what is stored, and the event times stored."""
     asked = [f"_ts:{view.name}".encode(), f"_created:{view.name}".encode()]
     stored = session.exchange(_commands(b"HMGET", rows.keys, asked), len(rows.event))
     event = codec.decode_times([reply[0] for reply in stored])
     created, hashes = codec.decode_stamps([reply[1] for reply in stored])
     same = rows.event == event
     corrected = same & ((rows.created > created) | ((rows.created == created) & (rows.hashes != hashes)))
-    return np.asarray((rows.event > event) | corrected)
+    return np.asarray((rows.event > event) | corrected), event
 
 
 def _commands(name: bytes, keys: pa.Array, arguments: list[Any]) -> bytes:

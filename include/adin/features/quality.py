@@ -1,12 +1,13 @@
 """Data quality: pandera schemas compiled to SQL, so that one aggregate query checks a whole table.
 
-The SQL is what Spark and ClickHouse have in common.
+The SQL is what Spark and ClickHouse have in common. Rules of one column also judge Arrow columns, for rows that are
+pushed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from adin.errors import ConfigError
@@ -22,11 +23,14 @@ class Rule:
     :param name: what is shown when it does not.
     :param broken: SQL condition true for a row that breaks it; empty for a joint uniqueness rule.
     :param unique: columns which together name a row.
+    :param column: the one column it is about, and :param breaks: the same condition over its Arrow values.
     """
 
     name: str
     broken: str = ""
     unique: tuple[str, ...] = ()
+    column: str = ""
+    breaks: Callable[[Any], Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def count(self) -> str:
@@ -58,7 +62,9 @@ def compile_schema(schema: Any) -> list[Rule]:
         if column.unique:
             rules.append(Rule(f"{name} not unique", unique=(name,)))
         if not column.nullable:
-            rules.append(Rule(f"{name} is null", f"{name} IS NULL"))
+            rules.append(
+                Rule(f"{name} is null", f"{name} IS NULL", column=name, breaks=lambda values: values.is_null())
+            )
         rules += [_check(name, check) for check in column.checks]
     if schema.unique:
         columns = tuple([schema.unique] if isinstance(schema.unique, str) else schema.unique)
@@ -110,29 +116,46 @@ def violations(rules: Sequence[Rule], rows: Sequence[Mapping[str, Any]]) -> list
 
 
 def _check(column: str, check: Any) -> Rule:
-    values: dict[str, Any] = check.statistics or {}
-    makers = {
+    import pyarrow.compute as pc
+
+    given: dict[str, Any] = check.statistics or {}
+    low, high, allowed = (given.get(name) for name in ("min_value", "max_value", "allowed_values"))
+    below, sign = (pc.less, "<") if given.get("include_min", True) else (pc.less_equal, "<=")
+    above, other = (pc.greater, ">") if given.get("include_max", True) else (pc.greater_equal, ">=")
+    makers: dict[str, Callable[[], tuple[str, str, Callable[[Any], Any]]]] = {
         "in_range": lambda: (
-            f"{column} {'<' if values.get('include_min', True) else '<='} {values['min_value']} "
-            f"OR {column} {'>' if values.get('include_max', True) else '>='} {values['max_value']}",
-            f"{column} outside {values['min_value']} .. {values['max_value']}",
+            f"{column} {sign} {low} OR {column} {other} {high}",
+            f"outside {low} .. {high}",
+            lambda values: pc.or_(below(values, low), above(values, high)),
         ),
-        "greater_than_or_equal_to": lambda: (
-            f"{column} < {values['min_value']}",
-            f"{column} below {values['min_value']}",
+        "greater_than_or_equal_to": lambda: (f"{column} < {low}", f"below {low}", lambda values: pc.less(values, low)),
+        "greater_than": lambda: (f"{column} <= {low}", f"not above {low}", lambda values: pc.less_equal(values, low)),
+        "less_than_or_equal_to": lambda: (
+            f"{column} > {high}",
+            f"above {high}",
+            lambda values: pc.greater(values, high),
         ),
-        "greater_than": lambda: (f"{column} <= {values['min_value']}", f"{column} not above {values['min_value']}"),
-        "less_than_or_equal_to": lambda: (f"{column} > {values['max_value']}", f"{column} above {values['max_value']}"),
-        "less_than": lambda: (f"{column} >= {values['max_value']}", f"{column} not below {values['max_value']}"),
+        "less_than": lambda: (
+            f"{column} >= {high}",
+            f"not below {high}",
+            lambda values: pc.greater_equal(values, high),
+        ),
         "isin": lambda: (
-            f"{column} NOT IN ({', '.join(_literal(value) for value in values['allowed_values'])})",
-            f"{column} not one of {', '.join(str(value) for value in values['allowed_values'])}",
+            f"{column} NOT IN ({', '.join(_literal(value) for value in allowed or ())})",
+            f"not one of {', '.join(str(value) for value in allowed or ())}",
+            lambda values: pc.and_(values.is_valid(), pc.invert(pc.is_in(values, _values(allowed, values.type)))),
         ),
     }
     if check.name not in makers:
         raise ConfigError(f"Check {check.name} of column {column} has no SQL form.", f"Use {', '.join(makers)}.")
-    broken, name = makers[check.name]()
-    return Rule(name, f"({column} IS NOT NULL AND ({broken}))")
+    broken, name, breaks = makers[check.name]()
+    return Rule(f"{column} {name}", f"({column} IS NOT NULL AND ({broken}))", column=column, breaks=breaks)
+
+
+def _values(allowed: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array(list(allowed)).cast(kind)
 
 
 def _key(names: Sequence[str]) -> str:

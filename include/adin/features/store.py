@@ -190,7 +190,8 @@ def _declared(domain: str) -> list[Any]:
     """Return a domain's objects with the sources of its views, which Feast registers by themselves."""
     found = {(_kind(each), each.name): each for each in repo.domain(domain).feast_objects}
     for each in list(found.values()):
-        for source in (getattr(each, "batch_source", None), *getattr(each, "source_request_sources", {}).values()):
+        sources = [getattr(each, name, None) for name in ("batch_source", "stream_source")]
+        for source in (*sources, *getattr(each, "source_request_sources", {}).values()):
             if source is not None:
                 found.setdefault((_kind(source), source.name), source)
     return list(found.values())

@@ -17,10 +17,12 @@ class Session:
     """One connection to Redis; for one thread at a time. Opens when first used, and anew after a failure.
 
     :param conn: default the connection ``feast``; ``extra.tls`` asks for TLS.
+    :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
     """
 
-    def __init__(self, conn: Connection | None = None) -> None:
+    def __init__(self, conn: Connection | None = None, timeout: float | None = None) -> None:
         self.connection = conn or connection("feast")
+        self._timeout = timeout
         self._socket: socket.socket | None = None
         self._parser: Any = None
 
@@ -39,12 +41,12 @@ class Session:
     def exchange(self, payload: bytes, replies: int, *, timeout: float | None = None) -> list[Any]:
         """Send encoded commands and return their replies in order.
 
-        :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
+        :param timeout: seconds to wait for the next bytes; default that of the session.
         :raises ServiceError: Redis does not answer, or refused a command.
         :raises ConfigError: Redis refused the password.
         """
         try:
-            found = self._exchange(payload, replies, timeout or settings().read_timeout)
+            found = self._exchange(payload, replies, timeout or self._timeout or settings().read_timeout)
         except OSError as error:
             self.close()  # a late reply must never be taken for another command's
             where = f"{self.connection.host}:{self.connection.port}"

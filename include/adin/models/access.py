@@ -1,8 +1,9 @@
-"""Who may do what with which model, for callers who are not the platform itself.
+"""Who may do what with which model or feature view, for callers who are not the platform itself.
 
-Users get roles on a model or on all whose names begin alike, themselves or through a team; they sign in with tokens.
-Every change is a link of the hash chain ``.access``, every denial a record of ``.denied``. The SDK inside the platform
-works with the store's own credentials and is not asked: :meth:`Access.authorise` stands where callers come in.
+Users get roles on a model, on a view (``view:origin_2h``) or on all whose names begin alike, themselves or through a
+team; they sign in with tokens. Every change is a link of the hash chain ``.access``, every denial a record of
+``.denied``. The SDK inside the platform works with the store's own credentials and is not asked:
+:meth:`Access.authorise` stands where callers come in.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from adin.settings import settings
 
 log = logging.getLogger(__name__)
 
-Role = Literal["viewer", "trainer", "approver", "admin"]
+Role = Literal["viewer", "trainer", "approver", "pusher", "admin"]
 Action = Literal[
     "read", "download", "register", "validate", "challenge", "reject", "alias", "promote", "retire", "rollback",
-    "freeze", "unfreeze", "ct", "export", "import", "gc", "access",
+    "freeze", "unfreeze", "ct", "export", "import", "gc", "access", "push",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -42,13 +43,16 @@ MAY: dict[Role, frozenset[Action]] = {
     "viewer": _VIEWER,
     "trainer": _VIEWER | {"register", "validate", "challenge", "reject", "alias"},
     "approver": _VIEWER | {"promote", "retire", "rollback", "freeze", "unfreeze", "ct"},
+    "pusher": frozenset({"push"}),
     "admin": frozenset(ACTIONS),
 }
 
 CHANGES, DENIALS = ".access", ".denied"
 _TEAM = "team:"
 _SUBJECT = re.compile(r"(team:)?[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
-_SCOPE = re.compile(r"\*|[a-z][a-z0-9_-]{0,99}\*?")
+#: A feature view is named with a prefix, so that no role on a model reaches a view that happens to be called like it.
+VIEW = "view:"
+_SCOPE = re.compile(rf"\*|{VIEW}\*|({VIEW})?[a-z][a-z0-9_-]{{0,99}}\*?")
 _TOKEN = re.compile(r"adin_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
@@ -229,6 +233,7 @@ class Access:
         role: Role | Literal[""] = "",
         scope: str = "*",
         days: float | None = None,
+        token: str = "",
     ) -> str:
         """Return a new token; it is shown here and never again.
 
@@ -237,11 +242,15 @@ class Access:
 
         :param role: the most it may be used for; default all its user may.
         :param days: how long it is good for; default ``settings().token_days``.
+        :param token: one made by :func:`new_token` before; it is good anew from now on. Default a new one.
         """
         days = settings().token_days if days is None else days
         if not 0 < days <= _LONGEST:
             raise ConfigError(f"A token cannot be good for {days} days.", f"Give more than 0 and at most {_LONGEST}.")
-        public, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        parts = _TOKEN.fullmatch(token or new_token())
+        if parts is None:
+            raise ConfigError("What was given as a token is none.", "Let one be made.")
+        public, secret = parts.groups()
         self._change(
             "token",
             user,
@@ -328,6 +337,11 @@ class Access:
 _LONGEST = 366
 
 
+def new_token() -> str:
+    """Return a token that nobody knows yet: a public part, and 256 random bits."""
+    return f"adin_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
+
+
 def _clock() -> datetime:
     return datetime.now(UTC)
 
@@ -347,7 +361,8 @@ def _check(event: str, subject: str, more: dict[str, Any]) -> None:
         raise ConfigError(f"{subject!r} is no team.", f"Write {_TEAM}{subject}.")
     if "scope" in more and not _SCOPE.fullmatch(more["scope"]):
         raise ConfigError(
-            f"{more['scope']!r} names no models.", "Write a model's name, or the beginning of names and *."
+            f"{more['scope']!r} names no models.",
+            f"Write a model's name, {VIEW} and a view's name, or the beginning of names and *.",
         )
 
 
@@ -416,4 +431,7 @@ def _grants(now: _Now, user: str) -> set[Grant]:
 
 
 def _covers(scope: str, model: str) -> bool:
-    return model.startswith(scope[:-1]) if scope.endswith("*") else model == scope
+    if scope == "*" or not scope.endswith("*"):
+        return scope in ("*", model)
+    # v* means models, not all views
+    return model.startswith(scope[:-1]) and model.startswith(VIEW) == scope.startswith(VIEW)

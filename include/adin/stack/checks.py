@@ -9,7 +9,7 @@ from typing import Any
 
 from adin.connections import Connection
 from adin.errors import ServiceError
-from adin.stack.credentials import connections, credentials
+from adin.stack.credentials import connections, credentials, outside
 from adin.stack.layout import HOST, port
 
 _SECONDS = 5
@@ -17,7 +17,7 @@ _SECONDS = 5
 
 def conn(name: str) -> Connection:
     """Return one of the stack's own connections."""
-    return next(found for found in connections() if found.name == name)
+    return next(found for found in [*connections(), *outside()] if found.name == name)
 
 
 def get(url: str) -> Any:
@@ -116,6 +116,11 @@ def kfp() -> None:
 def kserve() -> None:
     """Ask the model server whether it lives."""
     get(f"http://{HOST}:{port('kserve')}/v2/health/live")
+
+
+def push() -> None:
+    """Ask the push API whether it lives."""
+    get(f"http://{HOST}:{port('push')}/health/live")
 
 
 def airflow_api() -> Any:

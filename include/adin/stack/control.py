@@ -168,6 +168,7 @@ def addresses() -> str:
         f"lakeFS    http://{HOST}:{port('lakefs')}   key {made['lakefs_key']}\n"
         f"KFP API   http://{HOST}:{port('kfp')}\n"
         f"KServe    http://{HOST}:{port('kserve')}\n"
+        f"push API  http://{HOST}:{port('push')}\n"
         f"HDFS      http://{HOST}:{port('namenode-http')}\n"
         f"secrets   {settings().home / 'secrets.env'}"
     )

@@ -23,6 +23,7 @@ _NAMES = (
     "clickhouse",
     "kfp",
     "kserve",
+    "push",
     "airflow_admin",
     "airflow_viewer",
     "airflow_jwt",
@@ -85,10 +86,17 @@ def connections() -> list[Connection]:
     ]
 
 
+def outside() -> list[Connection]:
+    """Return the connections that only people and services outside Airflow use."""
+    made = credentials()
+    database = f"postgresql://adin:{made['postgres']}@{HOST}:{port('postgres')}/push"
+    return [Connection("push", HOST, port("push"), password=made["push"], extra={"database": database})]
+
+
 def write() -> None:
     """Write ``secrets.env`` for the SDK and ``connections.json`` for Airflow's import."""
     found = connections()
-    lines = [f"ADIN_CONN_{conn.name.upper()}={conn.uri}" for conn in found]
+    lines = [f"ADIN_CONN_{conn.name.upper()}={conn.uri}" for conn in [*found, *outside()]]
     write_private(home() / "secrets.env", "\n".join(["# made by `adin stack up`", *lines]) + "\n")
     for_airflow = {
         f"{conn.name}_default": {
@@ -116,4 +124,8 @@ def write_private(path: Path, text: str) -> None:
 def _random(name: str) -> str:
     if name == "airflow_fernet":
         return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    if name == "push":
+        from adin.models.access import new_token
+
+        return new_token()
     return secrets.token_hex(10 if name.endswith("_key") else 32)

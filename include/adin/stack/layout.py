@@ -37,6 +37,7 @@ PORTS = {
     "weed-master-grpc": 20,
     "weed-volume-grpc": 21,
     "weed-filer-grpc": 22,
+    "push": 23,
 }
 
 

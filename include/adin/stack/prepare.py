@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -31,7 +32,7 @@ rootLogger.appenderRef.out.ref = out
 
 _airflow_lock = threading.Lock()
 
-DATABASES = ("airflow", "lakefs", "amversion", "feast", "features")
+DATABASES = ("airflow", "lakefs", "amversion", "feast", "features", "push")
 
 
 def _run(*command: str, environment: dict[str, str] | None = None, user: str | None = None) -> str:
@@ -122,6 +123,19 @@ def dataset_repository() -> None:
     except lakefs_sdk.ApiException as error:
         if error.status != 409:
             raise ServiceError(f"lakeFS made no repository {made.schema}: {error.reason} {error.body}") from None
+
+
+def push_user() -> None:
+    """Let the token of the connection ``push`` be good for all views, and renew it in its last month."""
+    from adin.models import registry
+    from adin.models.access import Access
+
+    token = checks.conn("push").password
+    access = Access(registry(checks.conn("amversion"), s3=checks.conn("s3")).store)
+    access.grant("stack", "pusher", "view:*", actor="stack", reason="the connection push")
+    known = next((each for each in access.tokens() if token.startswith(f"adin_{each.id}_")), None)
+    if known is None or known.expires - datetime.now(UTC) < timedelta(days=30):
+        access.issue("stack", token=token, days=366, actor="stack", reason="the connection push")
 
 
 def namenode(command: list[str]) -> None:

@@ -68,6 +68,7 @@ def services() -> dict[str, Service]:
         _clickhouse(),
         _kfp(),
         _kserve(),
+        _push(),
         *_airflow(),
     ]
     return {service.name: service for service in found}
@@ -270,6 +271,18 @@ def _kserve() -> Service:
         ports=("kserve", "kserve-grpc"),
         needs=("postgres", "s3", "redis"),
         environment=_adin(),
+    )
+
+
+def _push() -> Service:
+    return Service(
+        "push",
+        [program("python"), "-m", "adin.features.push.server"],
+        check=checks.push,
+        ports=("push",),
+        needs=("postgres", "s3", "redis"),
+        environment=_adin(),
+        after=prepare.push_user,
     )
 
 

@@ -44,6 +44,7 @@ def test_the_sdk_reads_every_connection_that_the_stack_writes(monkeypatch: pytes
     credentials.write()
     made = {conn.name: conn for conn in credentials.connections()}
     assert set(made) == set(NAMES)
-    for name in NAMES:
+    made |= {conn.name: conn for conn in credentials.outside()}
+    for name in made:
         monkeypatch.delenv(f"ADIN_CONN_{name.upper()}", raising=False)
         assert connection(name) == made[name]
