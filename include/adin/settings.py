@@ -61,6 +61,14 @@ class Settings(BaseSettings):
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
+    online_pool: int = Field(4, ge=0, description="Idle connections to the online store kept in a process.")
+    online_held: int = Field(5_000_000, gt=0, description="Entities held in memory by a load before they are written.")
+    online_ttl: float = Field(
+        0, ge=0, description="Seconds after a write until an entity leaves the online store; 0 for never."
+    )
+    online_spark_rows: int = Field(
+        20_000_000, gt=0, description="Published rows of a window from which Spark's executors load it online."
+    )
 
 
 @cache
