@@ -459,9 +459,9 @@ def test_views_of_one_entity_expire_together_after_the_longest_of_their_times(tm
             replace(found.view("takings"), name=name, online_ttl=ttl)
             for name, ttl in (("a", timedelta(days=1)), ("b", timedelta(days=3)))
         ]
-        assert {view.online_ttl for view in repo._one_ttl(both).values()} == {timedelta(days=3)}
+        assert {view.online_ttl for view in repo.one_ttl(both).values()} == {timedelta(days=3)}
         both.append(replace(both[0], name="c", online_ttl=timedelta(0)))
-        assert {view.online_ttl for view in repo._one_ttl(both).values()} == {timedelta(0)}
+        assert {view.online_ttl for view in repo.one_ttl(both).values()} == {timedelta(0)}
     forget()
 
 

@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = {
 }
 _KEY_KINDS = ("Bytes", "String", "Int32", "Int64", "UnixTimestamp")
 #: Feast writes a missing time as this number, everything else that is missing as nothing.
-_NO_TIME = np.iinfo("i8").min
+NO_TIME = np.iinfo("i8").min
 _STAMP = np.dtype([("created", "<i8"), ("hash", "<u8")])
 _TOMBSTONE = np.dtype([("created", "<i8"), ("hash", "<u8"), ("event", "<i8")])
 #: Stands for the hash of a deleted row: of rows with the same times, the deleted one wins.
@@ -160,7 +160,7 @@ def encode(column: pa.Array, type_name: str) -> pa.Array:
     """Return each value as a ``Value`` message; null is the empty message."""
     wanted = kind(type_name)
     if type_name == "UnixTimestamp":
-        column = column.cast(pa.int64()).fill_null(_NO_TIME)
+        column = column.cast(pa.int64()).fill_null(NO_TIME)
     valid = np.asarray(column.is_valid())
     if wanted.wire == "bytes":
         content = column.cast(pa.binary()).fill_null(b"")
@@ -191,7 +191,7 @@ def decode_times(messages: Sequence[bytes | None]) -> np.ndarray:
         here = matrix[np.arange(len(matrix)), np.minimum(at, 21)] == tag
         _read_varint(matrix, at, here, target)
     found = seconds * 1_000_000 + nanos // 1000
-    found[[message is None for message in messages]] = _NO_TIME
+    found[[message is None for message in messages]] = NO_TIME
     return found
 
 
@@ -224,7 +224,7 @@ def encode_tombstones(created: np.ndarray, event: np.ndarray) -> pa.Array:
 
 def decode_stamps(stamps: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return created times, hashes and, of deleted rows, event times; the smallest time and 0 stand for none."""
-    unknown = np.array([(_NO_TIME, 0, _NO_TIME)], _TOMBSTONE).tobytes()
+    unknown = np.array([(NO_TIME, 0, NO_TIME)], _TOMBSTONE).tobytes()
     alive = unknown[_STAMP.itemsize :]
     raw = b"".join(unknown if s is None else s + alive if len(s) == _STAMP.itemsize else s for s in stamps)
     found = np.frombuffer(raw, _TOMBSTONE)
@@ -235,7 +235,7 @@ def decode(messages: Sequence[bytes | None], type_name: str) -> np.ndarray:
     """Return ``Value`` messages as a column: nulls are NaN in numbers, None elsewhere, as pandas has them."""
     wanted = kind(type_name)
     if type_name == "UnixTimestamp":
-        seconds = [_varint(message) if message else _NO_TIME for message in messages]
+        seconds = [_varint(message) if message else NO_TIME for message in messages]
         return np.array(seconds, "i8").view("datetime64[s]")
     valid = np.fromiter((bool(message) for message in messages), bool, len(messages))
     present = [message for message in messages if message]

@@ -210,13 +210,12 @@ def _by_spark(spec: Domain, view: View, window: Window, days: dict[str, Partitio
     from adin.features import jobs
 
     key = f"online-{view.name}-{uuid.uuid4().hex[:12]}"
-    reading = _Teller(tell, "write", sum(part.rows for part in days.values()))
+    rows = sum(part.rows for part in days.values())
+    reading = _Teller(tell, "read", rows)
     try:
         arguments = {"domain": spec.name, "view": view.name, "days": sorted(days)}
         done = jobs.run("materialize", key=key, arguments=arguments)
     finally:
         jobs.forget(key)
-    reading.add(done["rows"])
-    return MaterializeReport(
-        view.name, str(window), len(days), done["rows"], done["keys"], done["written"], by="spark"
-    )  # fmt: skip
+    reading.add(rows)
+    return MaterializeReport(view.name, str(window), len(days), rows, done["keys"], done["written"], by="spark")

@@ -200,7 +200,7 @@ def domain(name: str) -> Domain:
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
     entities = {found.name: found for found in objects if isinstance(found, Entity)}
-    known = _one_ttl([as_view(found, entities) for found in objects if type(found) is FeatureView])
+    known = one_ttl([as_view(found, entities) for found in objects if type(found) is FeatureView])
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -310,7 +310,7 @@ def online_ttl(found: Any) -> timedelta:
     return time_online
 
 
-def _one_ttl(views: list[View]) -> dict[str, View]:
+def one_ttl(views: list[View]) -> dict[str, View]:
     """Give views of one entity the longest of their times: Redis lets the entity go as a whole."""
     times: dict[tuple[str, ...], list[timedelta]] = {}
     for view in views:

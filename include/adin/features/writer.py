@@ -23,7 +23,6 @@ from adin.settings import settings
 
 #: Rows that may wait before they are reduced to the newest of each key.
 _WAITING = 1_000_000
-_NEVER = np.iinfo("i8").min
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,12 @@ class Newest:
     may then come again, which the writer sorts out.
 
     :param hand_on: takes a table of rows.
+    :param project: Feast's project; default the setting.
     """
 
-    def __init__(self, view: View, hand_on: Callable[[pa.Table], None]) -> None:
+    def __init__(self, view: View, hand_on: Callable[[pa.Table], None], project: str | None = None) -> None:
         self._view = view
+        self._project = project
         self._hand_on = hand_on
         self._held: list[pa.Table] = []
         self._waiting = 0
@@ -129,7 +130,7 @@ class Newest:
         if not self._held:
             return
         table = pa.concat_tables(self._held, promote_options="permissive")
-        places = _newest_places(_rows(self._view, table))
+        places = _newest_places(_rows(self._view, table, self._project))
         self._held = [table if len(places) == len(table) else table.take(pa.array(places))]
         self._newest, self._waiting = len(places), 0
 
@@ -166,7 +167,7 @@ def _micros(column: Any) -> np.ndarray:
     if not pa.types.is_timestamp(times.type):
         raise DataError(f"Times are needed, not {times.type}.")
     micros = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
-    return np.asarray(micros.fill_null(_NEVER))
+    return np.asarray(micros.fill_null(codec.NO_TIME))
 
 
 def _newest_places(rows: _Rows) -> np.ndarray:
@@ -217,9 +218,9 @@ def _newer(view: View, rows: _Rows, to: shards.Shards) -> np.ndarray:
     event = codec.decode_times([reply[0] for reply in stored])
     created, hashes, deleted = codec.decode_stamps([reply[1] for reply in stored])
     # a mark beside a time is an older one: Feast's own writer, which does not know marks, wrote a row since
-    outdated = (event != _NEVER) & (deleted != _NEVER)
-    created = np.where(outdated, _NEVER, created)
-    event = np.where(event == _NEVER, deleted, event)
+    outdated = (event != codec.NO_TIME) & (deleted != codec.NO_TIME)
+    created = np.where(outdated, codec.NO_TIME, created)
+    event = np.where(event == codec.NO_TIME, deleted, event)
     same = rows.event == event
     corrected = same & ((rows.created > created) | ((rows.created == created) & (rows.hashes != hashes)))
     return np.asarray((rows.event > event) | corrected)
