@@ -28,8 +28,8 @@ def measure() -> list[dict[str, Any]]:
     found = []
     with project.redis() as conn, tempfile.TemporaryDirectory() as folder:
         feast = project.Project(Path(folder) / "stock", conn, ours=False).feast
-        with shards.borrowed(conn) as to:
-            writer.write(project.VIEW, project.rows(), to=to)
+        with shards.borrowed(conn) as session:
+            writer.write(project.VIEW, project.rows(), session=session)
         reader = OnlineReader(service, conn)
         bare = Redis(conn.host, conn.port or 0, password=conn.password)
 

@@ -57,8 +57,8 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _write(table: Any, conn: Connection) -> None:
-    with shards.borrowed(conn) as to:
-        writer.write(project.VIEW, table, to=to)
+    with shards.borrowed(conn) as session:
+        writer.write(project.VIEW, table, session=session)
 
 
 def _feast(feast: Any, table: Any) -> None:
@@ -82,6 +82,6 @@ def _encoded(table: Any) -> list[tuple[Any, Any]]:
 
 
 def _send(stream: list[tuple[Any, Any]], conn: Connection) -> None:
-    with shards.borrowed(conn) as to:
+    with shards.borrowed(conn) as session:
         for keys, commands in stream:
-            to.exchange(keys, [commands])
+            session.exchange(keys, [commands])

@@ -147,8 +147,8 @@ def test_a_slot_that_moved_to_another_server_is_followed(cluster: list[RedisServ
         source, target = owner(cluster, moved)
         for server in (target, source, *(s for s in cluster if s not in (source, target))):
             server.ask("CLUSTER", "SETSLOT", moved, "NODE", target.ask("CLUSTER", "MYID"))
-        assert online.write(takings(), table, to=opened).written == 50
-        assert online.write(takings(), table, to=opened).written == 0
+        assert online.write(takings(), table, session=opened).written == 50
+        assert online.write(takings(), table, session=opened).written == 0
     assert key_of(None, table) in target.content()
     assert cents(keys(table)) == table["cents"].to_pylist()
 
@@ -170,6 +170,19 @@ def test_a_slot_that_is_just_being_moved_is_asked_for_at_its_new_server(cluster:
     assert target.ask("CLUSTER", "COUNTKEYSINSLOT", moving) == 1
     assert source.ask("CLUSTER", "COUNTKEYSINSLOT", moving) == 0
     target.ask("FLUSHALL")
+
+
+def test_rows_compared_first_and_put_afterwards_are_those_that_are_newer(cluster: list[RedisServer]) -> None:
+    table = rows(60)
+    online.write(takings(), table.slice(0, 40))
+    late = pa.concat_tables([table, rows(10, at=AT - timedelta(days=1))])
+    with shards.Shards() as opened:
+        found = online.compare(takings(), late, session=opened)
+        assert list(found.older) == [False] * 60 + [True] * 10
+        assert (found.stored[:40] == writer._micros(table["event_timestamp"])[:40]).all()
+        assert (found.stored[40:60] == np.iinfo("i8").min).all()
+        assert online.put(found, session=opened) == 20
+    assert cents(keys(table)) == table["cents"].to_pylist()
 
 
 def key_of(_: object, table: pa.Table) -> bytes:

@@ -59,8 +59,8 @@ class RedisOnlineStore(stock.RedisOnlineStore):
             return
         given = set(data[0][1])
         view = replace(view, features=tuple(each for each in view.features if each[0] in given), deleted="")
-        with shards.borrowed(conn) as to:
-            write(view, _table(view, data), to=to, project=config.project)
+        with shards.borrowed(conn) as session:
+            write(view, _table(view, data), session=session, project=config.project)
         if progress:
             progress(len(data))
 
@@ -110,8 +110,8 @@ class ArrowEngine(LocalComputeEngine):
             return
         rows = job.to_arrow()
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
-        with shards.borrowed(conn) as to:
-            write(view, rows, to=to, project=task.project, on_batch=bar.update if bar else lambda _: None)
+        with shards.borrowed(conn) as session:
+            write(view, rows, session=session, project=task.project, on_batch=bar.update if bar else lambda _: None)
         if bar:
             bar.close()
 

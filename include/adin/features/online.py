@@ -13,7 +13,7 @@ from adin.errors import DataError
 from adin.features import shards
 from adin.features.reader import OnlineReader, coverage
 from adin.features.repo import Domain, View
-from adin.features.writer import Newest, WriteReport, write
+from adin.features.writer import Compared, Newest, WriteReport, compare, put, write
 from adin.settings import settings
 from adin.window import Window
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from adin.features.offline import Partition
 
 __all__ = [
+    "Compared",
     "Freshness",
     "MaterializeReport",
     "OnlineReader",
     "Progress",
     "WriteReport",
+    "compare",
     "coverage",
     "freshness",
     "materialize",
     "published_window",
+    "put",
     "write",
 ]
 
@@ -163,22 +166,22 @@ def freshness(domain: str) -> list[Freshness]:
     from adin.features import repo, store
     from adin.features.offline import offline
 
-    found = []
-    for view in (each for each in repo.domain(domain).views if each.keys):
-        loaded = store.intervals(view.name)
-        days = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in sorted(offline().partitions(view.table))]
-        waiting = [day for day in days if not any(w.start <= day and day + timedelta(days=1) <= w.end for w in loaded)]
-        until = loaded[-1].end if loaded else None
-        found.append(
-            Freshness(
-                view=view.name,
-                published_until=days[-1] + timedelta(days=1) if days else None,
-                online_until=until,
-                waiting_days=len(waiting),
-                age_seconds=(datetime.now(UTC) - until).total_seconds() if until else None,
-            )
-        )
-    return found
+    views = [view for view in repo.domain(domain).views if view.keys]
+    loaded = store.all_intervals(view.name for view in views)
+    return [_freshness(view.name, sorted(offline().partitions(view.table)), loaded[view.name]) for view in views]
+
+
+def _freshness(view: str, published: list[str], loaded: list[Window]) -> Freshness:
+    day = timedelta(days=1)
+    starts = [datetime.fromisoformat(each).replace(tzinfo=UTC) for each in published]
+    until = loaded[-1].end if loaded else None
+    return Freshness(
+        view=view,
+        published_until=starts[-1] + day if starts else None,
+        online_until=until,
+        waiting_days=sum(not any(w.start <= at and at + day <= w.end for w in loaded) for at in starts),
+        age_seconds=(datetime.now(UTC) - until).total_seconds() if until else None,
+    )
 
 
 def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell) -> MaterializeReport:
@@ -187,12 +190,12 @@ def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partit
 
     keys = written = rows = 0
     reading = _Teller(tell, "read", sum(part.rows for part in days.values()))
-    with shards.borrowed() as to:
+    with shards.borrowed() as session:
 
         def hand_on(table: pa.Table) -> None:
             nonlocal keys, written
             writing = _Teller(tell, "write", table.num_rows)
-            written += write(view, table, to=to, on_batch=writing.add).written
+            written += write(view, table, session=session, on_batch=writing.add).written
             keys += table.num_rows
 
         newest = Newest(view, hand_on)

@@ -70,10 +70,12 @@ class Shards:
     """Connections to all servers of the online store; for one thread at a time.
 
     :param conn: default the connection ``feast``.
+    :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
     """
 
-    def __init__(self, conn: Connection | None = None) -> None:
+    def __init__(self, conn: Connection | None = None, timeout: float | None = None) -> None:
         self.connection = conn or connection("feast")
+        self._timeout = timeout
         self.mode = mode(self.connection)
         self._known = addresses(self.connection)
         self._sessions: dict[Address, wire.Session] = {}
@@ -122,7 +124,7 @@ class Shards:
         each, slots = len(commands), np.fromiter(map(slot, keys), "i8", len(keys))
         found: list[Any] = [None] * (len(keys) * each)
         left = np.arange(len(keys))
-        deadline = time.monotonic() + (timeout or settings().read_timeout)
+        deadline = time.monotonic() + (timeout or self._timeout or settings().read_timeout)
         while len(left):
             parts = self._parts(slots, left)
             for session, places in parts:
@@ -178,7 +180,8 @@ class Shards:
 
     def _session(self, address: Address) -> wire.Session:
         if address not in self._sessions:
-            self._sessions[address] = wire.Session(replace(self.connection, host=address[0], port=address[1]))
+            conn = replace(self.connection, host=address[0], port=address[1])
+            self._sessions[address] = wire.Session(conn, self._timeout)
         return self._sessions[address]
 
     def _node(self, address: Address) -> int:

@@ -28,8 +28,8 @@ def write(rows: DataFrame, view: View, conn: Connection, project: str) -> tuple[
         def hand_on(table: pa.Table) -> None:
             nonlocal keys, written
             keys += table.num_rows
-            with shards.borrowed(conn) as to:
-                written += write_rows(view, table, to=to, project=project).written
+            with shards.borrowed(conn) as session:
+                written += write_rows(view, table, session=session, project=project).written
 
         newest = Newest(view, hand_on, project)
         for batch in batches:

@@ -166,10 +166,23 @@ def record_interval(view: str, window: Window) -> None:
 
 
 def intervals(view: str) -> list[Window]:
-    """Return the windows of a view that were loaded online."""
+    """Return the windows of a view that were loaded online; none if it was never applied."""
+    return all_intervals([view])[view]
+
+
+def all_intervals(views: Iterable[str]) -> dict[str, list[Window]]:
+    """Return :func:`intervals` of each of some views."""
+    from feast.errors import FeatureViewNotFoundException
+
     store = feature_store()
-    found = store.registry.get_feature_view(view, store.project, allow_cache=False)
-    return [Window(start, end) for start, end in _merged(found.materialization_intervals)]
+    found: dict[str, list[Window]] = {}
+    for view in views:
+        try:
+            spans = store.registry.get_feature_view(view, store.project, allow_cache=False).materialization_intervals
+        except FeatureViewNotFoundException:
+            spans = []
+        found[view] = [Window(start, end) for start, end in _merged(spans)]
+    return found
 
 
 def _merged(spans: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:

@@ -18,10 +18,12 @@ class Session:
     """One connection to one Redis server; for one thread at a time. Opens when first used, and anew after a failure.
 
     :param conn: default the connection ``feast``; ``extra.tls`` asks for TLS, ``extra.ca_file`` names whom to trust.
+    :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
     """
 
-    def __init__(self, conn: Connection | None = None) -> None:
+    def __init__(self, conn: Connection | None = None, timeout: float | None = None) -> None:
         self.connection = conn or connection("feast")
+        self._timeout = timeout
         self._socket: socket.socket | None = None
         self._parser: Any = None
 
@@ -40,7 +42,7 @@ class Session:
     def exchange(self, payload: bytes, replies: int, *, timeout: float | None = None) -> list[Any]:
         """Send encoded commands and return their replies in order.
 
-        :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
+        :param timeout: seconds to wait for the next bytes; default that of the session.
         :raises ServiceError: Redis does not answer, or refused a command.
         :raises ConfigError: Redis refused the password, or its certificate is not to be trusted.
         """
@@ -62,7 +64,7 @@ class Session:
                 self.close()
                 self._open()
             assert self._socket is not None
-            self._socket.settimeout(timeout or settings().read_timeout)
+            self._socket.settimeout(timeout or self._timeout or settings().read_timeout)
             self._socket.sendall(payload)
         except OSError as error:
             raise self._failed(error) from None

@@ -65,7 +65,7 @@ def write(
     view: View,
     table: pa.Table,
     *,
-    to: shards.Shards | None = None,
+    session: shards.Shards | None = None,
     project: str | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> WriteReport:
@@ -74,7 +74,7 @@ def write(
     Written twice, nothing changes. Rows without a key are left out, as they stand for no entity.
 
     :param table: :attr:`View.columns`, more than one row a key if need be.
-    :param to: connections to write by; default some of this process's pool.
+    :param session: connections to write by; default some of this process's pool.
     :param project: Feast's project; default the setting.
     :param on_batch: called with the number of rows after each batch.
     :raises DataError: a column is missing or does not fit its type.
@@ -82,13 +82,55 @@ def write(
     """
     rows = _rows(view, keyed(view, table), project)
     places = _newest_places(rows)
-    size, written = settings().online_batch, 0
-    with nullcontext(to) if to else shards.borrowed() as opened:
-        for start in range(0, len(places), size):
-            batch = rows.take(places[start : start + size])
-            written += _write(view, batch, opened)
+    written = 0
+    with nullcontext(session) if session else shards.borrowed() as opened:
+        for batch in _batches(rows, places):
+            newer, _ = _newer(view, batch, opened)
+            if newer.any():
+                _send(view, batch if newer.all() else batch.take(np.flatnonzero(newer)), opened)
+            written += int(newer.sum())
             on_batch(len(batch.event))
     return WriteReport(table.num_rows, written, table.num_rows - written)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows beside what is stored of their entities.
+
+    :param stored: stored event time of each row's entity, microseconds; the smallest integer where there is none.
+    :param older: rows that happened before what is stored.
+    """
+
+    view: View
+    stored: np.ndarray
+    older: np.ndarray
+    _changes: _Rows
+
+
+def compare(view: View, table: pa.Table, *, session: shards.Shards) -> Compared:
+    """Compare rows, none without a key, with what is stored; nothing is written.
+
+    :raises DataError: a column is missing or does not fit its type.
+    :raises ServiceError: Redis does not answer.
+    """
+    rows = _rows(view, table)
+    places = _newest_places(rows)
+    found = [_newer(view, batch, session) for batch in _batches(rows, places)]
+    newer, events = (np.concatenate(each) for each in zip(*found, strict=True))
+    # the newest rows stand in the order of the codes
+    stored = events[np.asarray(rows.keys.dictionary_encode().indices)]
+    return Compared(view, stored, rows.event < stored, rows.take(places[newer]))
+
+
+def put(compared: Compared, *, session: shards.Shards) -> int:
+    """Write those of the rows that are the newest of their entity and newer than what was stored; return how many.
+
+    :raises ServiceError: Redis does not answer; some may be written.
+    """
+    changes = compared._changes
+    for batch in _batches(changes, np.arange(len(changes.event))):
+        _send(compared.view, batch, session)
+    return len(changes.event)
 
 
 class Newest:
@@ -178,18 +220,19 @@ def _newest_places(rows: _Rows) -> np.ndarray:
     return order[last]
 
 
-def _write(view: View, rows: _Rows, to: shards.Shards) -> int:
-    """Write those of a batch that are newer than what is stored and return how many."""
-    newer = _newer(view, rows, to)
-    if not newer.any():
-        return 0
-    chosen = rows if newer.all() else rows.take(np.flatnonzero(newer))
-    deleted = chosen.deleted
+def _batches(rows: _Rows, places: np.ndarray) -> Iterator[_Rows]:
+    size = settings().online_batch
+    for start in range(0, len(places), size):
+        yield rows.take(places[start : start + size])
+
+
+def _send(view: View, rows: _Rows, session: shards.Shards) -> None:
+    """Write rows, and take away those marked as deleted."""
+    deleted = rows.deleted
     for part, act in ((deleted, _bury), (~deleted, _put)):
         if part.any():
-            some = chosen if part.all() else chosen.take(np.flatnonzero(part))
-            to.exchange(some.keys, [*act(view, some), *_expire(view, some)])
-    return len(chosen.event)
+            some = rows if part.all() else rows.take(np.flatnonzero(part))
+            session.exchange(some.keys, [*act(view, some), *_expire(view, some)])
 
 
 def _put(view: View, rows: _Rows) -> Iterator[pa.Array]:
@@ -213,8 +256,9 @@ def _expire(view: View, rows: _Rows) -> Iterator[pa.Array]:
         yield _commands(b"PEXPIRE", rows.keys, [b"%d" % int(view.online_ttl.total_seconds() * 1000)])
 
 
-def _newer(view: View, rows: _Rows, to: shards.Shards) -> np.ndarray:
-    stored = to.exchange(rows.keys, [_commands(b"HMGET", rows.keys, [_time(view), _stamp(view)])])
+def _newer(view: View, rows: _Rows, session: shards.Shards) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are newer than what is stored, and the event times stored."""
+    stored = session.exchange(rows.keys, [_commands(b"HMGET", rows.keys, [_time(view), _stamp(view)])])
     event = codec.decode_times([reply[0] for reply in stored])
     created, hashes, deleted = codec.decode_stamps([reply[1] for reply in stored])
     # a mark beside a time is an older one: Feast's own writer, which does not know marks, wrote a row since
@@ -223,7 +267,7 @@ def _newer(view: View, rows: _Rows, to: shards.Shards) -> np.ndarray:
     event = np.where(event == codec.NO_TIME, deleted, event)
     same = rows.event == event
     corrected = same & ((rows.created > created) | ((rows.created == created) & (rows.hashes != hashes)))
-    return np.asarray((rows.event > event) | corrected)
+    return np.asarray((rows.event > event) | corrected), event
 
 
 def _time(view: View) -> bytes:
