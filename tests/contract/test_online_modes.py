@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -320,6 +321,46 @@ def connected(server: RedisServer) -> int:
     """How many clients a server has, without the one that asks."""
     info = dict(line.split(":", 1) for line in server.ask("INFO", "clients").decode().splitlines() if ":" in line)
     return int(info["connected_clients"]) - 1
+
+
+def test_reads_during_a_load_are_answered_with_whole_rows_old_or_new(cluster: list[RedisServer]) -> None:
+    view = View(
+        name="takings",
+        table="",
+        keys=("till_id", "shop"),
+        features=(("orders", "Int32"), ("cents", "Int64")),
+        key_types=(("till_id", "Int64"), ("shop", "String")),
+    )
+    first = rows(3000)
+    till, shop = first["till_id"], first["shop"]
+
+    def version(number: int) -> pa.Table:
+        at = pa.array([AT + timedelta(minutes=number)] * len(first), pa.timestamp("us", "UTC"))
+        same = {"orders": pa.array([number] * len(first), pa.int32()), "cents": pa.array([number] * len(first))}
+        return pa.table({"till_id": till, "shop": shop, **same, "event_timestamp": at, "created_timestamp": at})
+
+    online.write(view, version(0))
+    done = threading.Event()
+
+    def load() -> None:
+        try:
+            for number in range(1, 6):
+                online.write(view, version(number))
+        finally:
+            done.set()
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    reader = online.OnlineReader(repo.service("shop", "counter"))
+    asked = keys(first)[::300]
+    seen = np.zeros(len(asked))
+    while not done.is_set():
+        columns, _ = reader.read(asked)
+        assert (columns["takings__orders"] == columns["takings__cents"]).all()
+        assert (columns["takings__orders"] >= seen).all()
+        seen = columns["takings__orders"]
+    loading.join()
+    assert (reader.read(asked)[0]["takings__cents"] == 5).all()
 
 
 # --- TLS and sign-in
