@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from adin.features import codec, repo, shards, writer
+from adin.features import codec, repo, writer
 from adin.features.reader import OnlineReader
 from adin.settings import settings
 from redis import Redis
@@ -28,8 +28,7 @@ def measure() -> list[dict[str, Any]]:
     found = []
     with project.redis() as conn, tempfile.TemporaryDirectory() as folder:
         feast = project.Project(Path(folder) / "stock", conn, ours=False).feast
-        with shards.borrowed(conn) as session:
-            writer.write(project.VIEW, project.rows(), session=session)
+        writer.write(project.VIEW, project.rows(), conn=conn)
         reader = OnlineReader(service, conn)
         bare = Redis(conn.host, conn.port or 0, password=conn.password)
 

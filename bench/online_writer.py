@@ -57,8 +57,7 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _write(table: Any, conn: Connection) -> None:
-    with shards.borrowed(conn) as session:
-        writer.write(project.VIEW, table, session=session)
+    writer.write(project.VIEW, table, conn=conn)
 
 
 def _feast(feast: Any, table: Any) -> None:

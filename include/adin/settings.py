@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
+    online_lanes: int = Field(2, ge=1, description="Batches sent to Redis at a time, each on a connection of its own.")
     online_pool: int = Field(4, ge=0, description="Idle connections to the online store kept in a process.")
     online_held: int = Field(5_000_000, gt=0, description="Entities held in memory by a load before they are written.")
     online_ttl: float = Field(

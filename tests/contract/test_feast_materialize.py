@@ -230,7 +230,7 @@ def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tm
     days = [rows(600, at=AT + timedelta(hours=hour), seed=hour) for hour in (3, 1, 2)]
     ties = [rows(50, at=datetime(2013, 8, 1, tzinfo=UTC), seed=seed) for seed in (7, 8, 9)]
     table = pa.concat_tables([*days, *ties]).select(view.columns)
-    online.write(view, table, session=shard(redis), project="bakery")
+    online.write(view, table, conn=redis.connection, project="bakery")
     expected = redis.content()
     redis.ask("FLUSHALL")
     pq.write_table(table, tmp_path / "rows.parquet")
@@ -248,9 +248,3 @@ def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tm
         assert redis.content() == expected
     finally:
         session.stop()
-
-
-def shard(server: RedisServer) -> Any:
-    from adin.features.shards import Shards
-
-    return Shards(server.connection)

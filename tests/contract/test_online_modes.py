@@ -148,8 +148,8 @@ def test_a_slot_that_moved_to_another_server_is_followed(cluster: list[RedisServ
         source, target = owner(cluster, moved)
         for server in (target, source, *(s for s in cluster if s not in (source, target))):
             server.ask("CLUSTER", "SETSLOT", moved, "NODE", target.ask("CLUSTER", "MYID"))
-        assert online.write(takings(), table, session=opened).written == 50
-        assert online.write(takings(), table, session=opened).written == 0
+        assert online.put(online.compare(takings(), table, session=opened), session=opened) == 50
+        assert online.write(takings(), table).written == 0
     assert key_of(None, table) in target.content()
     assert cents(keys(table)) == table["cents"].to_pylist()
 

@@ -28,7 +28,7 @@ from feast.infra.online_stores import redis as stock
 from feast.repo_config import FeastConfigBaseModel
 
 from adin.connections import Connection
-from adin.features import codec, repo, shards
+from adin.features import codec, repo
 from adin.features.writer import write
 
 #: Options of Feast's connection string that our writer knows; with another one, Feast's own writes.
@@ -59,8 +59,7 @@ class RedisOnlineStore(stock.RedisOnlineStore):
             return
         given = set(data[0][1])
         view = replace(view, features=tuple(each for each in view.features if each[0] in given), deleted="")
-        with shards.borrowed(conn) as session:
-            write(view, _table(view, data), session=session, project=config.project)
+        write(view, _table(view, data), conn=conn, project=config.project)
         if progress:
             progress(len(data))
 
@@ -110,8 +109,7 @@ class ArrowEngine(LocalComputeEngine):
             return
         rows = job.to_arrow()
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
-        with shards.borrowed(conn) as session:
-            write(view, rows, session=session, project=task.project, on_batch=bar.update if bar else lambda _: None)
+        write(view, rows, conn=conn, project=task.project, on_batch=bar.update if bar else lambda _: None)
         if bar:
             bar.close()
 

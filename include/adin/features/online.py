@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from adin.errors import DataError
-from adin.features import shards
 from adin.features.reader import OnlineReader, coverage
 from adin.features.repo import Domain, View
 from adin.features.writer import Compared, Newest, WriteReport, compare, put, write
@@ -190,21 +189,20 @@ def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partit
 
     keys = written = rows = 0
     reading = _Teller(tell, "read", sum(part.rows for part in days.values()))
-    with shards.borrowed() as session:
 
-        def hand_on(table: pa.Table) -> None:
-            nonlocal keys, written
-            writing = _Teller(tell, "write", table.num_rows)
-            written += write(view, table, session=session, on_batch=writing.add).written
-            keys += table.num_rows
+    def hand_on(table: pa.Table) -> None:
+        nonlocal keys, written
+        writing = _Teller(tell, "write", table.num_rows)
+        written += write(view, table, on_batch=writing.add).written
+        keys += table.num_rows
 
-        newest = Newest(view, hand_on)
-        # the latest days first: what older days have of the same keys is then skipped
-        for table in offline().rows(view, sorted(days, reverse=True), view.columns):
-            newest.add(table)
-            rows += table.num_rows
-            reading.add(table.num_rows)
-        newest.finish()
+    newest = Newest(view, hand_on)
+    # the latest days first: what older days have of the same keys is then skipped
+    for table in offline().rows(view, sorted(days, reverse=True), view.columns):
+        newest.add(table)
+        rows += table.num_rows
+        reading.add(table.num_rows)
+    newest.finish()
     return MaterializeReport(view.name, str(window), len(days), rows, keys, written)
 
 

@@ -9,7 +9,6 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from adin.connections import Connection
-from adin.features import shards
 from adin.features.repo import View
 from adin.features.writer import Newest
 from adin.features.writer import write as write_rows
@@ -28,8 +27,7 @@ def write(rows: DataFrame, view: View, conn: Connection, project: str) -> tuple[
         def hand_on(table: pa.Table) -> None:
             nonlocal keys, written
             keys += table.num_rows
-            with shards.borrowed(conn) as session:
-                written += write_rows(view, table, session=session, project=project).written
+            written += write_rows(view, table, conn=conn, project=project).written
 
         newest = Newest(view, hand_on, project)
         for batch in batches:

@@ -8,7 +8,7 @@ as deleted takes the view's values of its entity away and leaves a mark, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adin.connections import Connection, connection
 from adin.errors import DataError
 from adin.features import codec, shards
 from adin.features.repo import View
@@ -65,7 +66,7 @@ def write(
     view: View,
     table: pa.Table,
     *,
-    session: shards.Shards | None = None,
+    conn: Connection | None = None,
     project: str | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> WriteReport:
@@ -74,7 +75,7 @@ def write(
     Written twice, nothing changes. Rows without a key are left out, as they stand for no entity.
 
     :param table: :attr:`View.columns`, more than one row a key if need be.
-    :param session: connections to write by; default some of this process's pool.
+    :param conn: the online store; default the connection ``feast``.
     :param project: Feast's project; default the setting.
     :param on_batch: called with the number of rows after each batch.
     :raises DataError: a column is missing or does not fit its type.
@@ -82,15 +83,34 @@ def write(
     """
     rows = _rows(view, keyed(view, table), project)
     places = _newest_places(rows)
-    written = 0
-    with nullcontext(session) if session else shards.borrowed() as opened:
-        for batch in _batches(rows, places):
-            newer, _ = _newer(view, batch, opened)
+    conn, size, written = conn or connection("feast"), settings().online_batch, 0
+
+    def write_batch(start: int) -> tuple[int, int]:
+        with shards.borrowed(conn) as session:
+            batch = rows.take(places[start : start + size])
+            newer, _ = _newer(view, batch, session)
             if newer.any():
-                _send(view, batch if newer.all() else batch.take(np.flatnonzero(newer)), opened)
-            written += int(newer.sum())
-            on_batch(len(batch.event))
+                _send(view, batch if newer.all() else batch.take(np.flatnonzero(newer)), session)
+            return len(newer), int(newer.sum())
+
+    starts = range(0, len(places), size)
+    # one batch is encoded while Redis works on another; each key is in one batch only
+    for taken, changed in _side_by_side(write_batch, starts, min(settings().online_lanes, len(starts))):
+        written += changed
+        on_batch(taken)
     return WriteReport(table.num_rows, written, table.num_rows - written)
+
+
+def _side_by_side(work: Callable[[int], tuple[int, int]], starts: range, lanes: int) -> Iterator[tuple[int, int]]:
+    """Do pieces of work, some at a time, and return their results in order; the first failure ends it."""
+    if lanes < 2:
+        yield from map(work, starts)
+        return
+    pool = ThreadPoolExecutor(lanes)
+    try:
+        yield from pool.map(work, starts)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
