@@ -10,7 +10,16 @@ from pathlib import Path
 from adin.commands import output
 from adin.settings import ROOT
 
-ROWS = ("clickhouse_load", "serving", "push", "orchestration_share", "registry")
+ROWS = (
+    "clickhouse_load",
+    "serving",
+    "push",
+    "orchestration_share",
+    "registry",
+    "online_writer",
+    "increment",
+    "online_read",
+)
 
 
 def main() -> None:

@@ -60,4 +60,7 @@ class FeastMaterializeOperator(WorkOperator):
         from adin.features import online
 
         window = Window.from_text(self.window) if self.window else run_window(context)
-        return asdict(online.materialize(self.domain, self.view, window))
+        report = online.materialize(
+            self.domain, self.view, window, tell=lambda progress: self.log.info("%s: %s", self.view, progress)
+        )
+        return asdict(report)

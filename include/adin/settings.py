@@ -72,6 +72,15 @@ class Settings(BaseSettings):
     push_redis_seconds: float = Field(5, gt=0, description="Seconds a push waits for an answer of Redis.")
     push_body_seconds: float = Field(30, gt=0, description="Seconds the body of a push may take to arrive.")
     push_keep_hours: float = Field(24, gt=0, description="Hours for which an idempotency key keeps its answer.")
+    online_lanes: int = Field(2, ge=1, description="Batches sent to Redis at a time, each on a connection of its own.")
+    online_pool: int = Field(4, ge=0, description="Idle connections to the online store kept in a process.")
+    online_held: int = Field(5_000_000, gt=0, description="Entities held in memory by a load before they are written.")
+    online_ttl: float = Field(
+        0, ge=0, description="Seconds after a write until an entity leaves the online store; 0 for never."
+    )
+    online_spark_rows: int = Field(
+        20_000_000, gt=0, description="Published rows of a window from which Spark's executors load it online."
+    )
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,12 @@ import pytest
 from adin.connections import Connection
 from adin.errors import ConfigError, DataError, NotFoundError, ServiceError
 from adin.features import online, repo, store, wire
-from adin.features.repo import View
-from adin.settings import settings
 from adin.window import Window
 from redis_server import RedisServer
+from shop_rows import AT, by_feast, forget, keys, rows, takings
 
 pytestmark = pytest.mark.flow(9, 11)
 FEATURES = Path(__file__).parents[1] / "shop" / "features"
-AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,16 +30,10 @@ def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADIN_CONN_FEAST", conn.uri)
         patch.setenv("ADIN_FEATURE_REPO", str(FEATURES))
-        _forget()
+        forget()
         store.apply("shop")
         yield
-    _forget()
-
-
-def _forget() -> None:
-    settings.cache_clear()
-    repo.domain.cache_clear()
-    repo.service.cache_clear()
+    forget()
 
 
 @pytest.fixture(autouse=True)
@@ -50,59 +42,12 @@ def empty_store() -> None:
         session.exchange(wire.command(b"FLUSHALL"), 1)
 
 
-def takings() -> View:
-    return repo.domain("shop").view("takings")
-
-
-def rows(count: int, *, at: datetime = AT, created: datetime = AT, seed: int = 1) -> pa.Table:
-    """Rows with nulls, zeros, negative and large numbers, empty and long texts in every column."""
-    random = np.random.default_rng(seed)
-
-    def some_null(values: Any, kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind, mask=random.random(count) < 0.2)
-
-    # Feast itself rounds whole numbers beyond 2**53 where the column has a null
-    numbers = random.integers(-(2**53), 2**53, count)
-    small = random.integers(-(2**31), 2**31, count)
-    texts = np.array(["", "naïve café", "x" * 200, "a\r\nb", "نان"], object)[random.integers(0, 5, count)]
-    when = [at + timedelta(microseconds=int(random.integers(0, 3) * 250_000)) for _ in range(count)]
-    return pa.table(
-        {
-            "shop": pa.array([f"shop-{n % 97}" for n in range(count)]),
-            "till_id": pa.array(np.arange(count) - 5, pa.int64()),
-            "amount": some_null(random.normal(size=count), pa.float64()),
-            "mean": some_null(np.where(random.random(count) < 0.3, 0, random.normal(size=count)), pa.float32()),
-            "orders": some_null(np.where(random.random(count) < 0.3, 0, small), pa.int32()),
-            "cents": some_null(np.where(random.random(count) < 0.3, small, numbers), pa.int64()),
-            "open": some_null(random.random(count) < 0.5, pa.bool_()),
-            "keeper": some_null(texts, pa.string()),
-            "opened_at": some_null(when, pa.timestamp("us", "UTC")),
-            "event_timestamp": pa.array(when, pa.timestamp("us", "UTC")),
-            "created_timestamp": pa.array([created] * count, pa.timestamp("us", "UTC")),
-        }
-    )
-
-
-def keys(table: pa.Table) -> list[dict[str, Any]]:
-    return list(table.select(["shop", "till_id"]).to_pylist())
-
-
 def stored() -> dict[bytes, dict[bytes, bytes]]:
     """Everything in Redis."""
     with wire.Session() as session:
         names = session.exchange(wire.command(b"KEYS", b"*"), 1)[0]
         found = session.exchange(b"".join(wire.command(b"HGETALL", name) for name in names), len(names))
     return {name: dict(zip(each[::2], each[1::2], strict=True)) for name, each in zip(names, found, strict=True)}
-
-
-def by_feast(table: pa.Table) -> None:
-    """Write rows with the stock SDK, by Arrow as its own materialization does."""
-    from feast.utils import _convert_arrow_to_proto
-
-    feast = store.feature_store()
-    view = feast.registry.get_feature_view("takings", feast.project)
-    types = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-    feast._get_provider().online_write_batch(feast.config, view, _convert_arrow_to_proto(table, view, types), None)
 
 
 def test_what_we_write_equals_what_feast_writes_byte_for_byte() -> None:
@@ -288,9 +233,9 @@ def test_applied_again_nothing_changes_and_a_changed_view_is_told(tmp_path: Path
             (changed / file.name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADIN_FEATURE_REPO", str(tmp_path))
-        _forget()
+        forget()
         planned = store.plan("shop")
-    _forget()
+    forget()
     assert {(change.action, change.name) for change in planned.changes} == {
         ("changed", "takings"),
         ("changed", "prices"),

@@ -138,28 +138,21 @@ class FeastHook(AdinHook):
     name = "feast"
 
     def probe(self, conn: Connection) -> str:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
         from sqlalchemy import create_engine, text
 
+        from adin.features.shards import Shards
+        from adin.features.wire import command
+
         timeout = settings().connect_timeout
-        with Redis(
-            host=conn.host,
-            port=conn.port or 6379,
-            username=conn.login or None,
-            password=conn.password,
-            ssl=bool(conn.extra.get("tls")),
-            socket_connect_timeout=timeout,
-            socket_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-        ) as redis:
-            redis.ping()
+        with Shards(conn) as opened:
+            servers = opened.primaries()
+            for session in servers:
+                session.exchange(command(b"PING"), 1, timeout=timeout)
         engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": int(timeout)})
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
         engine.dispose()
-        return "Redis answers, registry answers"
+        return f"Redis answers ({len(servers)} {'servers' if len(servers) > 1 else 'server'}), registry answers"
 
 
 class LakefsHook(AdinHook):

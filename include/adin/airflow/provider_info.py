@@ -39,7 +39,14 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
                 _SECRET,
                 "PostgreSQL edition only: postgresql://user:password@host:port/database",
             ),
+            "mode": (
+                "Mode",
+                _choice("single", "cluster", "servers"),
+                "One Redis, a Redis Cluster, independent servers.",
+            ),
+            "nodes": ("Further nodes", _TEXT, "host:port,host:port; of a cluster some are enough."),
             "tls": ("TLS to Redis", _FLAG, ""),
+            "ca_file": ("CA file", _TEXT, "Certificates to trust; empty for the system's."),
         },
     ),
     "lakefs": (

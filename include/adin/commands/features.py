@@ -51,8 +51,9 @@ def apply(domain: Domain, json: output.Json = False) -> None:
 def materialize(
     domain: Domain,
     view: Annotated[str, typer.Argument(help="Feature view.")],
-    start: Annotated[str, typer.Option(help="First day, UTC.")],
-    end: Annotated[str, typer.Option(help="Day after the last, UTC.")],
+    start: Annotated[str, typer.Option(help="First day, UTC.")] = "",
+    end: Annotated[str, typer.Option(help="Day after the last, UTC.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="All published days: for a view just applied.")] = False,
     json: output.Json = False,
 ) -> None:
     """Write what changed in a window to the online store."""
@@ -60,19 +61,26 @@ def materialize(
 
     from adin.features import online
 
-    report = asdict(online.materialize(domain, view, Window.parse(start, end)))
+    if everything == bool(start or end) or bool(start) != bool(end):
+        raise typer.BadParameter("Give --start and --end, or --all.")
+    window = online.published_window(domain, view) if everything else Window.parse(start, end)
+    report = asdict(online.materialize(domain, view, window, tell=lambda progress: output.step(f"{view}: {progress}")))
     output.emit(report) if json else output.facts(report)
 
 
 @app.command("status", epilog="Example: adin features status flights")
 def status(domain: Domain, json: output.Json = False) -> None:
-    """Show each table's published partitions and rows."""
-    from adin.features import repo
+    """Show each table's published partitions, and how far the online store follows.
+
+    `waiting` are published days not yet loaded; `age_s` is the time since the end of the last window loaded.
+    """
+    from adin.features import online, repo
     from adin.features.offline import offline
 
+    fresh = {each.view: each for each in online.freshness(domain)}
     rows = []
     for view in repo.domain(domain).views:
-        parts = offline().partitions(view.table)
+        parts, follows = offline().partitions(view.table), fresh.get(view.name)
         rows.append(
             {
                 "view": view.name,
@@ -80,11 +88,14 @@ def status(domain: Domain, json: output.Json = False) -> None:
                 "days": len(parts),
                 "rows": sum(part.rows for part in parts.values()),
                 "newest": max(parts, default=None),
+                "online_until": follows and follows.online_until,
+                "waiting": follows and follows.waiting_days,
+                "age_s": follows and follows.age_seconds and round(follows.age_seconds),
             }
         )
     if json:
         return output.emit(rows)
-    output.table(["view", "table", "days", "rows", "newest"], [tuple(row.values()) for row in rows])
+    output.table(list(rows[0]) if rows else [], [tuple(row.values()) for row in rows])
 
 
 for _name, _command, _example in (

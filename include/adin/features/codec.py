@@ -3,7 +3,8 @@
 One hash an entity: its key is Feast's serialised entity key (version 3) followed by the project's name; its fields are
 the murmur3 hash of ``view:feature`` with a ``Value`` message, and ``_ts:<view>`` with the event time. Feast reads what
 is written here and the other way round. We add ``_created:<view>``: when the row became known and a hash of its
-values, 8 bytes each, which Feast neither reads nor minds.
+values, 8 bytes each, which Feast neither reads nor minds. Of a deleted row only this field is left, with the event time
+as 8 bytes more.
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ KINDS: Mapping[str, Kind] = {
 }
 _KEY_KINDS = ("Bytes", "String", "Int32", "Int64", "UnixTimestamp")
 #: Feast writes a missing time as this number, everything else that is missing as nothing.
-_NO_TIME = np.iinfo("i8").min
+NO_TIME = np.iinfo("i8").min
 _STAMP = np.dtype([("created", "<i8"), ("hash", "<u8")])
+_TOMBSTONE = np.dtype([("created", "<i8"), ("hash", "<u8"), ("event", "<i8")])
+#: Stands for the hash of a deleted row: of rows with the same times, the deleted one wins.
+DELETED = np.iinfo("u8").max
 
 
 def kind(name: str) -> Kind:
@@ -156,7 +160,7 @@ def encode(column: pa.Array, type_name: str) -> pa.Array:
     """Return each value as a ``Value`` message; null is the empty message."""
     wanted = kind(type_name)
     if type_name == "UnixTimestamp":
-        column = column.cast(pa.int64()).fill_null(_NO_TIME)
+        column = column.cast(pa.int64()).fill_null(NO_TIME)
     valid = np.asarray(column.is_valid())
     if wanted.wire == "bytes":
         content = column.cast(pa.binary()).fill_null(b"")
@@ -187,7 +191,7 @@ def decode_times(messages: Sequence[bytes | None]) -> np.ndarray:
         here = matrix[np.arange(len(matrix)), np.minimum(at, 21)] == tag
         _read_varint(matrix, at, here, target)
     found = seconds * 1_000_000 + nanos // 1000
-    found[[message is None for message in messages]] = _NO_TIME
+    found[[message is None for message in messages]] = NO_TIME
     return found
 
 
@@ -211,19 +215,27 @@ def encode_stamps(created: np.ndarray, hashes: np.ndarray) -> pa.Array:
     return _fixed(stamps.view("u1").reshape(-1, _STAMP.itemsize))
 
 
-def decode_stamps(stamps: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return created times and hashes; where Feast wrote the row, the smallest time and 0."""
-    unknown = np.array([(_NO_TIME, 0)], _STAMP).tobytes()
-    raw = b"".join(unknown if stamp is None else stamp for stamp in stamps)
-    found = np.frombuffer(raw, _STAMP)
-    return found["created"], found["hash"]
+def encode_tombstones(created: np.ndarray, event: np.ndarray) -> pa.Array:
+    """Return the stamps of deleted rows."""
+    stamps = np.empty(len(created), _TOMBSTONE)
+    stamps["created"], stamps["hash"], stamps["event"] = created, DELETED, event
+    return _fixed(stamps.view("u1").reshape(-1, _TOMBSTONE.itemsize))
+
+
+def decode_stamps(stamps: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return created times, hashes and, of deleted rows, event times; the smallest time and 0 stand for none."""
+    unknown = np.array([(NO_TIME, 0, NO_TIME)], _TOMBSTONE).tobytes()
+    alive = unknown[_STAMP.itemsize :]
+    raw = b"".join(unknown if s is None else s + alive if len(s) == _STAMP.itemsize else s for s in stamps)
+    found = np.frombuffer(raw, _TOMBSTONE)
+    return found["created"], found["hash"], found["event"]
 
 
 def decode(messages: Sequence[bytes | None], type_name: str) -> np.ndarray:
     """Return ``Value`` messages as a column: nulls are NaN in numbers, None elsewhere, as pandas has them."""
     wanted = kind(type_name)
     if type_name == "UnixTimestamp":
-        seconds = [_varint(message) if message else _NO_TIME for message in messages]
+        seconds = [_varint(message) if message else NO_TIME for message in messages]
         return np.array(seconds, "i8").view("datetime64[s]")
     valid = np.fromiter((bool(message) for message in messages), bool, len(messages))
     present = [message for message in messages if message]

@@ -1,49 +1,44 @@
-"""The online store: write what is newest, and load what was published.
-
-A row replaces the stored one if its event time is later, or the same but it became known later, or all is the same but
-its values: then the table was made anew by another rule. An older row never overwrites. Nulls are values.
-"""
+"""The online store follows what was published: load a window, load a view for the first time, tell how fresh it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from adin.errors import DataError
-from adin.features import codec, wire
 from adin.features.reader import OnlineReader, coverage
-from adin.features.repo import View
+from adin.features.repo import Domain, View
+from adin.features.writer import Compared, Newest, WriteReport, compare, put, write
 from adin.settings import settings
 from adin.window import Window
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from adin.features.offline import Partition
+
 __all__ = [
     "Compared",
+    "Freshness",
     "MaterializeReport",
     "OnlineReader",
+    "Progress",
     "WriteReport",
     "compare",
     "coverage",
+    "freshness",
     "materialize",
+    "published_window",
     "put",
     "write",
 ]
 
-
-@dataclass(frozen=True)
-class WriteReport:
-    """What a write did.
-
-    :param rows: rows given, :param written: entities changed, :param skipped: rows that were not the newest.
-    """
-
-    rows: int
-    written: int
-    skipped: int
+#: Seconds between two words of progress.
+_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,7 @@ class MaterializeReport:
     """What a load of a window did.
 
     :param keys: entities with a row in the window, :param written: of these, changed.
+    :param by: ``process``, or ``spark`` for its executors.
     """
 
     view: str
@@ -59,84 +55,73 @@ class MaterializeReport:
     rows: int
     keys: int
     written: int
+    by: str = "process"
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of a view, cast, with what decides which is newest."""
+class Progress:
+    """How far a load is.
 
-    keys: pa.Array
-    values: dict[str, pa.Array]
-    event: np.ndarray
-    created: np.ndarray
-    hashes: np.ndarray
-
-    def take(self, places: np.ndarray) -> _Rows:
-        """Return some of the rows."""
-        index = pa.array(places)
-        values = {name: column.take(index) for name, column in self.values.items()}
-        return _Rows(
-            self.keys.take(index), values, self.event[places], self.created[places], self.hashes[places]
-        )  # fmt: skip
-
-
-def write(view: View, table: pa.Table, *, session: wire.Session | None = None) -> WriteReport:
-    """Write the newest row of each entity to Redis in Feast's format, unless a newer one is there.
-
-    Written twice, nothing changes. Rows without a key are left out, as they stand for no entity.
-
-    :param table: key, feature, event time and created time columns of the view, more than one row a key if need be.
-    :raises DataError: a column is missing or does not fit its type.
-    :raises ServiceError: Redis does not answer; write again, what was written already stays right.
+    :param phase: ``read`` (published rows) or ``write`` (entities).
+    :param rate: rows a second, :param remaining: seconds left at that rate.
     """
-    newest = _newest(_rows(view, table))
-    with session or wire.Session() as opened:
-        written = sum(_write(view, batch, opened) for batch in _batches(newest))
-    return WriteReport(table.num_rows, written, table.num_rows - written)
+
+    phase: str
+    done: int
+    total: int
+    rate: float
+    remaining: float
+
+    def __str__(self) -> str:
+        said = f"{self.phase} {self.done:,} of {self.total:,} rows, {self.rate:,.0f} rows/s"
+        return f"{said}, {self.remaining:,.0f} s left" if self.done < self.total else said
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Rows beside what is stored of their entities.
+class Freshness:
+    """How far the online store follows a view.
 
-    :param stored: stored event time of each row's entity, microseconds; the smallest integer where there is none.
-    :param older: rows that happened before what is stored.
+    :param published_until: end of the last published day, :param online_until: end of the last window loaded.
+    :param waiting_days: published days that no load has covered.
+    :param age_seconds: time since ``online_until``; None where nothing was loaded.
     """
 
-    view: View
-    stored: np.ndarray
-    older: np.ndarray
-    _changes: _Rows
+    view: str
+    published_until: datetime | None
+    online_until: datetime | None
+    waiting_days: int
+    age_seconds: float | None
 
 
-def compare(view: View, table: pa.Table, *, session: wire.Session) -> Compared:
-    """Compare rows, none without a key, with what is stored; nothing is written.
-
-    :raises DataError: a column is missing or does not fit its type.
-    :raises ServiceError: Redis does not answer.
-    """
-    rows = _rows(view, table)
-    newest = rows.take(_newest_places(rows))
-    found = [_newer(view, batch, session) for batch in _batches(newest)]
-    newer, events = (np.concatenate(each) for each in zip(*found, strict=True))
-    # the newest rows stand in the order of the codes
-    stored = events[np.asarray(rows.keys.dictionary_encode().indices)]
-    return Compared(view, stored, rows.event < stored, newest.take(np.flatnonzero(newer)))
+Tell = Callable[[Progress], None]
 
 
-def put(compared: Compared, *, session: wire.Session) -> int:
-    """Write those of the rows that are the newest of their entity and newer than what was stored; return how many.
+class _Teller:
+    """Tells progress of one phase, not more often than every other second, and its end."""
 
-    :raises ServiceError: Redis does not answer; some may be written.
-    """
-    for batch in _batches(compared._changes):
-        _put(compared.view, batch, session)
-    return len(compared._changes.event)
+    def __init__(self, tell: Tell, phase: str, total: int) -> None:
+        self._tell, self._phase, self._total = tell, phase, total
+        self._began = self._told = time.monotonic()
+        self._done = 0
+
+    def add(self, rows: int) -> None:
+        """Count rows."""
+        self._done += rows
+        now = time.monotonic()
+        if now - self._told < _EVERY and self._done < self._total:
+            return
+        self._told = now
+        rate = self._done / max(now - self._began, 1e-6)
+        left = max(self._total - self._done, 0)
+        self._tell(Progress(self._phase, self._done, self._total, rate, left / rate if rate else 0.0))
 
 
-def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
+def materialize(domain: str, view: str, window: Window, *, tell: Tell = lambda _: None) -> MaterializeReport:
     """Load the published partitions of a window into Redis and record the interval in Feast's registry.
 
+    A window of ``online_spark_rows`` published rows or more is loaded by Spark's executors, with the same result.
+
+    :param tell: called with the progress of long loads.
     :raises NotFoundError: the domain has no such view.
     :raises DataError: the window has no published partition, and the view is not one that changes on few days.
     """
@@ -151,118 +136,87 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
         raise DataError(
             f"{found.table} has no published partition in {window}.", f"Run features__{domain} for the window first."
         )
-    newest, rows = _newest_of_days(found, days)
-    written = 0
-    if newest is not None:
-        with wire.Session() as session:
-            written = sum(_write(found, batch, session) for batch in _batches(newest))
+    chosen = {day: published[day] for day in days}
+    large = sum(part.rows for part in chosen.values()) >= settings().online_spark_rows
+    load = _by_spark if large and settings().offline_store == "hive" else _in_process
+    report = load(spec, found, window, chosen, tell)
     store.record_interval(view, window)
-    return MaterializeReport(view, str(window), len(days), rows, len(newest.keys) if newest else 0, written)
+    return report
 
 
-def _newest_of_days(view: View, days: list[str]) -> tuple[_Rows | None, int]:
-    """Return the newest row of each key over days, holding a bounded number of other rows at a time."""
+def published_window(domain: str, view: str) -> Window:
+    """Return the window of all published days of a view, for its first load.
+
+    :raises DataError: nothing was published.
+    """
+    from adin.features import repo
     from adin.features.offline import offline
 
-    columns = [*view.keys, *(name for name, _ in view.features), view.event, view.created]
-    held: list[pa.Table] = []
-    newest: pa.Table | None = None
-    rows = waiting = 0
-    for table in offline().rows(view, days, list(dict.fromkeys(columns))):
-        held.append(table)
+    found = repo.domain(domain).view(view)
+    days = sorted(offline().partitions(found.table))
+    if not days:
+        raise DataError(f"{found.table} has no published partition.", f"Run features__{domain} first.")
+    last = datetime.fromisoformat(days[-1]) + timedelta(days=1)
+    return Window.parse(days[0], f"{last:%Y-%m-%d}")
+
+
+def freshness(domain: str) -> list[Freshness]:
+    """Return how far the online store follows each view of a domain."""
+    from adin.features import repo, store
+    from adin.features.offline import offline
+
+    views = [view for view in repo.domain(domain).views if view.keys]
+    loaded = store.all_intervals(view.name for view in views)
+    return [_freshness(view.name, sorted(offline().partitions(view.table)), loaded[view.name]) for view in views]
+
+
+def _freshness(view: str, published: list[str], loaded: list[Window]) -> Freshness:
+    day = timedelta(days=1)
+    starts = [datetime.fromisoformat(each).replace(tzinfo=UTC) for each in published]
+    until = loaded[-1].end if loaded else None
+    return Freshness(
+        view=view,
+        published_until=starts[-1] + day if starts else None,
+        online_until=until,
+        waiting_days=sum(not any(w.start <= at and at + day <= w.end for w in loaded) for at in starts),
+        age_seconds=(datetime.now(UTC) - until).total_seconds() if until else None,
+    )
+
+
+def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell) -> MaterializeReport:
+    """Read partition by partition, keep the newest row a key, and write what changed."""
+    from adin.features.offline import offline
+
+    keys = written = rows = 0
+    reading = _Teller(tell, "read", sum(part.rows for part in days.values()))
+
+    def hand_on(table: pa.Table) -> None:
+        nonlocal keys, written
+        writing = _Teller(tell, "write", table.num_rows)
+        written += write(view, table, on_batch=writing.add).written
+        keys += table.num_rows
+
+    newest = Newest(view, hand_on)
+    # the latest days first: what older days have of the same keys is then skipped
+    for table in offline().rows(view, sorted(days, reverse=True), view.columns):
+        newest.add(table)
         rows += table.num_rows
-        waiting += table.num_rows
-        if waiting > max(1_000_000, newest.num_rows if newest else 0):
-            newest = _reduced(view, [*held, newest] if newest else held)
-            held, waiting = [], 0
-    if held or newest:
-        newest = _reduced(view, [*held, newest] if newest else held)
-    return (_rows(view, newest) if newest else None), rows
+        reading.add(table.num_rows)
+    newest.finish()
+    return MaterializeReport(view.name, str(window), len(days), rows, keys, written)
 
 
-def _reduced(view: View, tables: list[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables, promote_options="permissive")
-    rows = _rows(view, table, keep=True)
-    return table.take(pa.array(_newest_places(rows)))
+def _by_spark(spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell) -> MaterializeReport:
+    """Run the Spark job ``materialize``, under a key of this call's own: an older result says nothing of Redis now."""
+    from adin.features import jobs
 
-
-def _rows(view: View, table: pa.Table, *, keep: bool = False) -> _Rows:
-    """Cast a table's columns and encode its keys; rows without a key are dropped unless ``keep``."""
-    wanted = [*view.keys, *(name for name, _ in view.features), view.event, view.created]
-    if missing := [name for name in wanted if name not in table.column_names]:
-        raise DataError(f"Rows of {view.name} lack the columns {', '.join(missing)}.")
-    if not keep:
-        keyed = [pc.is_valid(table[name]) for name in (*view.keys, view.event)]
-        every = keyed[0]
-        for each in keyed[1:]:
-            every = pc.and_(every, each)
-        table = table.filter(every)
-    keys = {name: (kind, codec.cast(table[name], kind, name=name)) for name, kind in view.key_types}
-    values = {name: codec.cast(table[name], kind, name=name) for name, kind in view.features}
-    event = _micros(table[view.event])
-    created = _micros(table[view.created])
-    project = settings().project
-    return _Rows(codec.entity_keys(keys, project), values, event, created, codec.hashes(list(values.values())))
-
-
-def _micros(column: Any) -> np.ndarray:
-    times = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not pa.types.is_timestamp(times.type):
-        raise DataError(f"Times are needed, not {times.type}.")
-    micros = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
-    return np.asarray(micros.fill_null(np.iinfo("i8").min))
-
-
-def _newest_places(rows: _Rows) -> np.ndarray:
-    """Return the place of the newest row of each key; of equals, that with the greatest hash."""
-    codes = np.asarray(rows.keys.dictionary_encode().indices)
-    order = np.lexsort((rows.hashes, rows.created, rows.event, codes))
-    last = np.flatnonzero(np.diff(codes[order], append=-1))
-    return order[last]
-
-
-def _newest(rows: _Rows) -> _Rows:
-    places = _newest_places(rows)
-    return rows if len(places) == len(rows.event) else rows.take(places)
-
-
-def _batches(rows: _Rows) -> Iterator[_Rows]:
-    size = settings().online_batch
-    for start in range(0, len(rows.event), size):
-        yield rows.take(np.arange(start, min(start + size, len(rows.event))))
-
-
-def _write(view: View, rows: _Rows, session: wire.Session) -> int:
-    """Write those of a batch that are newer than what is stored and return how many."""
-    newer, _ = _newer(view, rows, session)
-    if not newer.any():
-        return 0
-    chosen = rows if newer.all() else rows.take(np.flatnonzero(newer))
-    _put(view, chosen, session)
-    return len(chosen.event)
-
-
-def _put(view: View, rows: _Rows, session: wire.Session) -> None:
-    fields: list[Any] = [f"_ts:{view.name}".encode(), codec.encode_times(rows.event)]
-    fields += [f"_created:{view.name}".encode(), codec.encode_stamps(rows.created, rows.hashes)]
-    for name, kind in view.features:
-        fields += [codec.field_name(view.name, name), codec.encode(rows.values[name], kind)]
-    session.exchange(_commands(b"HSET", rows.keys, fields), len(rows.event))
-
-
-def _newer(view: View, rows: _Rows, session: wire.Session) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows are newer than what is stored, and the event times stored."""
-    asked = [f"_ts:{view.name}".encode(), f"_created:{view.name}".encode()]
-    stored = session.exchange(_commands(b"HMGET", rows.keys, asked), len(rows.event))
-    event = codec.decode_times([reply[0] for reply in stored])
-    created, hashes = codec.decode_stamps([reply[1] for reply in stored])
-    same = rows.event == event
-    corrected = same & ((rows.created > created) | ((rows.created == created) & (rows.hashes != hashes)))
-    return np.asarray((rows.event > event) | corrected), event
-
-
-def _commands(name: bytes, keys: pa.Array, arguments: list[Any]) -> bytes:
-    """Return one command a row: its key, then the arguments, of which each is a column or the same for all rows."""
-    head = b"*%d\r\n" % (2 + len(arguments)) + codec.with_length(name)
-    joined = codec.join([head, codec.with_length(keys), *(codec.with_length(each) for each in arguments)])
-    return bytes(joined.buffers()[2])
+    key = f"online-{view.name}-{uuid.uuid4().hex[:12]}"
+    rows = sum(part.rows for part in days.values())
+    reading = _Teller(tell, "read", rows)
+    try:
+        arguments = {"domain": spec.name, "view": view.name, "days": sorted(days)}
+        done = jobs.run("materialize", key=key, arguments=arguments)
+    finally:
+        jobs.forget(key)
+    reading.add(rows)
+    return MaterializeReport(view.name, str(window), len(days), rows, done["keys"], done["written"], by="spark")

@@ -11,7 +11,7 @@ import numpy as np
 
 from adin.connections import Connection
 from adin.errors import ConfigError, DataError, ServiceError
-from adin.features import codec, wire
+from adin.features import codec, shards, wire
 from adin.features.repo import Service, View
 from adin.settings import settings
 
@@ -56,9 +56,8 @@ class OnlineReader:
         :raises ServiceError: Redis does not answer in time.
         """
         asked = [_Asked(group, keys, self._project) for group in self._groups]
-        payload = b"".join(each.payload for each in asked)
-        total = sum(len(each.unique) for each in asked)
-        replies = self._exchange(payload, total, timeout) if total else []
+        names = [key for each in asked for key in each.unique]
+        replies = self._exchange(names, [command for each in asked for command in each.commands], timeout)
         columns: dict[str, np.ndarray] = {}
         times: dict[str, np.ndarray] = {}
         start = 0
@@ -69,21 +68,23 @@ class OnlineReader:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        if session := getattr(self._own, "session", None):
-            session.close()
+        if own := getattr(self._own, "shards", None):
+            own.close()
 
-    def _exchange(self, payload: bytes, replies: int, timeout: float | None) -> list[Any]:
-        session: wire.Session | None = getattr(self._own, "session", None)
-        fresh = session is None
-        if session is None:
-            session = self._own.session = wire.Session(self._conn)
+    def _exchange(self, keys: list[bytes], commands: list[bytes], timeout: float | None) -> list[Any]:
+        if not keys:
+            return []
+        own: shards.Shards | None = getattr(self._own, "shards", None)
+        fresh = own is None
+        if own is None:
+            own = self._own.shards = shards.Shards(self._conn)
         try:
-            return session.exchange(payload, replies, timeout=timeout)
+            return own.exchange(keys, [commands], timeout=timeout)
         except ServiceError as error:
             if fresh or "timed out" in str(error):
                 raise
-        # the server may have been restarted since the last request
-        return session.exchange(payload, replies, timeout=timeout)
+        # a server may have been restarted since the last request, or another have taken its place
+        return own.exchange(keys, [commands], timeout=timeout)
 
 
 class _Asked:
@@ -95,7 +96,7 @@ class _Asked:
         self.rows = [self._place(row, project) for row in keys]
         tail = b"".join(b"$%d\r\n%s\r\n" % (len(field), field) for field in group.fields)
         head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(group.fields))
-        self.payload = b"".join(b"%s$%d\r\n%s\r\n%s" % (head, len(key), key, tail) for key in self.unique)
+        self.commands = [b"%s$%d\r\n%s\r\n%s" % (head, len(key), key, tail) for key in self.unique]
 
     def _place(self, row: Mapping[str, Any], project: str) -> int:
         """Return the place of the row's entity among the unique ones, -1 if it has none."""
@@ -152,15 +153,18 @@ def _groups(service: Service) -> list[_Group]:
 def coverage(service: Service, conn: Connection | None = None) -> list[str]:
     """Return the views of a service of which nothing is online."""
     empty: set[str] = set()
-    with wire.Session(conn) as session:
+    with shards.Shards(conn) as opened:
         for group in _groups(service):
-            empty |= _empty(session, group)
+            views = {view.name for view in group.views}
+            for session in opened.primaries():
+                views = _empty(session, group, views)
+            empty |= views
     return [view.name for view in service.views if view.name in empty]
 
 
-def _empty(session: wire.Session, group: _Group) -> set[str]:
-    """Walk through the keys of a group until each of its views was met; return those that were not."""
-    empty = {view.name for view in group.views}
+def _empty(session: wire.Session, group: _Group, empty: set[str]) -> set[str]:
+    """Walk through a server's keys of a group until each of some views was met; return those that were not."""
+    empty = set(empty)
     pattern = codec.key_pattern([name for name, _ in group.keys], settings().project)
     cursor = b"0"
     while empty:

@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,8 @@ class View:
     :param key_types: name and Feast type name of each key.
     :param features: name and Feast type name of each feature; empty for a label table.
     :param ttl: how long a value is valid; zero means for ever.
+    :param deleted: boolean column that marks a deleted row; the tag ``deleted``. Default none.
+    :param online_ttl: how long an entity stays online after a write, the tag ``online_ttl``; zero means for ever.
     """
 
     name: str
@@ -46,6 +48,14 @@ class View:
     event: str = "event_timestamp"
     created: str = "created_timestamp"
     key_types: tuple[tuple[str, str], ...] = ()
+    deleted: str = ""
+    online_ttl: timedelta = timedelta(0)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return what the online store needs of the table."""
+        marks = [self.deleted] if self.deleted else []
+        return list(dict.fromkeys([*self.keys, *dict(self.features), self.event, self.created, *marks]))
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def domain(name: str) -> Domain:
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
     entities = {found.name: found for found in objects if isinstance(found, Entity)}
-    known = {found.name: as_view(found, entities) for found in objects if type(found) is FeatureView}
+    known = one_ttl([as_view(found, entities) for found in objects if type(found) is FeatureView])
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -276,7 +286,37 @@ def as_view(found: Any, entities: Mapping[str, Any]) -> View:
     ttl = found.ttl or timedelta(0)
     source = found.batch_source
     created = source.created_timestamp_column or source.timestamp_field
-    return View(found.name, source.table, keys, features, ttl, source.timestamp_field, created, key_types)
+    return View(
+        name=found.name,
+        table=source.table,
+        keys=keys,
+        features=features,
+        ttl=ttl,
+        event=source.timestamp_field,
+        created=created,
+        key_types=key_types,
+        deleted=found.tags.get("deleted", ""),
+        online_ttl=online_ttl(found),
+    )
+
+
+def online_ttl(found: Any) -> timedelta:
+    """Return how long an entity stays online after a write of a feature view of Feast; zero means for ever."""
+    tag = found.tags.get("online_ttl")
+    try:
+        time_online: timedelta = duration(tag) if tag else timedelta(seconds=settings().online_ttl)
+    except ValueError as error:
+        raise ConfigError(f"The tag online_ttl of {found.name}: {error}.") from None
+    return time_online
+
+
+def one_ttl(views: list[View]) -> dict[str, View]:
+    """Give views of one entity the longest of their times: Redis lets the entity go as a whole."""
+    times: dict[tuple[str, ...], list[timedelta]] = {}
+    for view in views:
+        times.setdefault(tuple(sorted(view.keys)), []).append(view.online_ttl)
+    longest = {keys: max(found) if all(found) else timedelta(0) for keys, found in times.items()}
+    return {view.name: replace(view, online_ttl=longest[tuple(sorted(view.keys))]) for view in views}
 
 
 def _key_type(entity: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, NotFoundError, ServiceError
-from adin.features import codec, repo
+from adin.features import codec, repo, shards
 from adin.features.feast_import import import_feast
 from adin.settings import settings
 from adin.window import Window
@@ -70,7 +70,7 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
         project=settings().project,
         provider="local",
         registry={"registry_type": "sql", "path": conn.extra["registry"], "cache_ttl_seconds": 60},
-        online_store={"type": "redis", "connection_string": _redis(conn)},
+        online_store={"type": "redis", "redis_type": _redis_type(conn), "connection_string": _redis(conn)},
         entity_key_serialization_version=3,
         **({"offline_store": _spark()} if offline else {}),
     )
@@ -89,15 +89,29 @@ def environment() -> dict[str, str]:
     return {
         "FEAST_REGISTRY": str(feast.extra["registry"]),
         "FEAST_REDIS": _redis(feast),
+        "FEAST_REDIS_TYPE": _redis_type(feast),
         "HIVE_METASTORE": str(spark.extra["metastore"]),
     }
 
 
+def _redis_type(conn: Connection) -> str:
+    return "redis_cluster" if shards.mode(conn) == "cluster" else "redis"
+
+
 def _redis(conn: Connection) -> str:
-    options = {"password": conn.password, "username": conn.login, "ssl": bool(conn.extra.get("tls"))}
+    """Return the servers as Feast's connection string; of several independent ones, which it does not know, the first.
+
+    :raises ConfigError: a value cannot stand there.
+    """
+    tls = bool(conn.extra.get("tls"))
+    options = {"password": conn.password, "username": conn.login, "ssl": tls}
+    options |= {"ssl_ca_certs": conn.extra.get("ca_file")} if tls else {}
     # each value is read as JSON: a password of digits must stay a text
     given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value]
-    return ",".join([f"{conn.host}:{conn.port}", *given])
+    if any("," in each for each in given):
+        raise ConfigError("Feast cannot read a Redis user, password or file with a comma.", "Change it.")
+    known = shards.addresses(conn) if shards.mode(conn) == "cluster" else shards.addresses(conn)[:1]
+    return ",".join([*(f"{host}:{port}" for host, port in known), *given])
 
 
 def plan(domain: str) -> Plan:
@@ -152,10 +166,23 @@ def record_interval(view: str, window: Window) -> None:
 
 
 def intervals(view: str) -> list[Window]:
-    """Return the windows of a view that were loaded online."""
+    """Return the windows of a view that were loaded online; none if it was never applied."""
+    return all_intervals([view])[view]
+
+
+def all_intervals(views: Iterable[str]) -> dict[str, list[Window]]:
+    """Return :func:`intervals` of each of some views."""
+    from feast.errors import FeatureViewNotFoundException
+
     store = feature_store()
-    found = store.registry.get_feature_view(view, store.project, allow_cache=False)
-    return [Window(start, end) for start, end in _merged(found.materialization_intervals)]
+    found: dict[str, list[Window]] = {}
+    for view in views:
+        try:
+            spans = store.registry.get_feature_view(view, store.project, allow_cache=False).materialization_intervals
+        except FeatureViewNotFoundException:
+            spans = []
+        found[view] = [Window(start, end) for start, end in _merged(spans)]
+    return found
 
 
 def _merged(spans: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:

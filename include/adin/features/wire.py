@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from typing import Any
@@ -14,9 +15,9 @@ _CHUNK = 1 << 16
 
 
 class Session:
-    """One connection to Redis; for one thread at a time. Opens when first used, and anew after a failure.
+    """One connection to one Redis server; for one thread at a time. Opens when first used, and anew after a failure.
 
-    :param conn: default the connection ``feast``; ``extra.tls`` asks for TLS.
+    :param conn: default the connection ``feast``; ``extra.tls`` asks for TLS, ``extra.ca_file`` names whom to trust.
     :param timeout: seconds to wait for the next bytes; default the setting ``read_timeout``.
     """
 
@@ -43,26 +44,43 @@ class Session:
 
         :param timeout: seconds to wait for the next bytes; default that of the session.
         :raises ServiceError: Redis does not answer, or refused a command.
-        :raises ConfigError: Redis refused the password.
+        :raises ConfigError: Redis refused the password, or its certificate is not to be trusted.
         """
-        try:
-            found = self._exchange(payload, replies, timeout or self._timeout or settings().read_timeout)
-        except OSError as error:
-            self.close()  # a late reply must never be taken for another command's
-            where = f"{self.connection.host}:{self.connection.port}"
-            raise ServiceError(f"Redis at {where} does not answer: {error}.", "Is it up?") from None
+        self.send(payload, timeout=timeout)
+        found = self.receive(replies)
         for reply in found:
             if isinstance(reply, Exception):
                 self.close()
-                raise self._refused(str(reply))
+                raise self.refused(str(reply))
         return found
 
-    def _exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
-        if self._socket is None:
-            self._open()
+    def send(self, payload: Any, *, timeout: float | None = None) -> None:
+        """Send encoded commands; :meth:`receive` must follow.
+
+        :raises ServiceError, ConfigError: as :meth:`exchange`.
+        """
+        try:
+            if self._socket is None or _gone(self._socket):
+                self.close()
+                self._open()
+            assert self._socket is not None
+            self._socket.settimeout(timeout or self._timeout or settings().read_timeout)
+            self._socket.sendall(payload)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def receive(self, replies: int) -> list[Any]:
+        """Return the next replies; a refused command's is an exception in its place.
+
+        :raises ServiceError: Redis does not answer.
+        """
+        try:
+            return self._receive(replies)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _receive(self, replies: int) -> list[Any]:
         assert self._socket is not None
-        self._socket.settimeout(timeout)
-        self._socket.sendall(payload)
         found: list[Any] = []
         while len(found) < replies:
             reply = self._parser.gets()
@@ -79,25 +97,44 @@ class Session:
         import hiredis
 
         self._parser = hiredis.Reader()
-        address = (self.connection.host, self.connection.port or 6379)
-        opened = socket.create_connection(address, timeout=settings().connect_timeout)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.connection.extra.get("tls"):
-            opened = ssl.create_default_context().wrap_socket(opened, server_hostname=self.connection.host)
+        conn = self.connection
+        opened = socket.create_connection((conn.host, conn.port or 6379), timeout=settings().connect_timeout)
         self._socket = opened
-        if self.connection.password:
-            user = [self.connection.login] if self.connection.login else []
-            sign_in = command(b"AUTH", *(part.encode() for part in (*user, self.connection.password)))
-            reply = self._exchange(sign_in, 1, settings().connect_timeout)[0]
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if conn.extra.get("tls"):
+            context = ssl.create_default_context(cafile=conn.extra.get("ca_file") or None)
+            self._socket = context.wrap_socket(opened, server_hostname=conn.host)
+        if conn.password:
+            user = [conn.login] if conn.login else []
+            self._socket.sendall(command(b"AUTH", *(part.encode() for part in (*user, conn.password))))
+            reply = self._receive(1)[0]
             if isinstance(reply, Exception):
                 self.close()
-                raise self._refused(str(reply))
+                raise self.refused(str(reply))
 
-    def _refused(self, message: str) -> Exception:
+    def _failed(self, error: OSError) -> Exception:
+        """Close, as a late reply must never be taken for another command's, and return what to raise."""
+        self.close()
+        where = f"Redis at {self.connection.host}:{self.connection.port}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ConfigError(f"{where} shows a certificate that is not trusted: {error}.", "Set extra.ca_file.")
+        if isinstance(error, FileNotFoundError):
+            return ConfigError(f"No CA file {self.connection.extra.get('ca_file')}.", "Correct extra.ca_file.")
+        return ServiceError(f"{where} does not answer: {error}.", "Is it up?")
+
+    def refused(self, message: str) -> Exception:
+        """Return what to raise for a reply which is an error."""
         where = f"Redis at {self.connection.host}:{self.connection.port}"
         if message.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
             return ConfigError(f"{where} refused to sign in: {message}", "Check the connection feast.")
         return ServiceError(f"{where} refused a command: {message}")
+
+
+def _gone(idle: socket.socket) -> bool:
+    """Tell whether the server closed a connection on which no reply is awaited: it was restarted, say."""
+    poll = select.poll()
+    poll.register(idle, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def command(*parts: bytes) -> bytes:

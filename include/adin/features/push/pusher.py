@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from adin.errors import AdinError, OverloadError, ServiceError
-from adin.features import online, wire
+from adin.features import online, shards
 from adin.features.push import body, check
 from adin.features.push.check import Checked, Refusal, Target
 from adin.features.push.state import Answer, Asked, Counts, State
@@ -132,11 +132,11 @@ class Pusher:
         # the server may have been restarted since the last request
         return online.compare(target.view, checked.good, session=session)
 
-    def _session(self) -> wire.Session:
-        """Return this thread's connection to Redis."""
-        session: wire.Session | None = getattr(self._own, "session", None)
+    def _session(self) -> shards.Shards:
+        """Return this thread's connections to Redis."""
+        session: shards.Shards | None = getattr(self._own, "session", None)
         if session is None:
-            session = self._own.session = wire.Session(timeout=settings().push_redis_seconds)
+            session = self._own.session = shards.Shards(timeout=settings().push_redis_seconds)
         return session
 
 

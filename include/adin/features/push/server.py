@@ -34,7 +34,7 @@ from adin.errors import (
     SignInError,
     TooLargeError,
 )
-from adin.features import wire
+from adin.features import shards, wire
 from adin.features.push import check
 from adin.features.push.body import BodyError
 from adin.features.push.limits import Gate, Rate
@@ -211,8 +211,9 @@ def _ready(state: State) -> JSONResponse:
     """Tell whether Redis and the database answer."""
     try:
         state.ping()
-        with wire.Session(timeout=settings().push_redis_seconds) as session:
-            session.exchange(wire.command(b"PING"), 1)
+        with shards.Shards(timeout=settings().push_redis_seconds) as servers:
+            for server in servers.primaries():
+                server.exchange(wire.command(b"PING"), 1)
     except AdinError as error:
         log.warning("not ready: %s", error)
         return JSONResponse({"status": "away"}, 503, {"Retry-After": str(_AWAY)})

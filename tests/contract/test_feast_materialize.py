@@ -1,0 +1,250 @@
+"""Feast's own materialization with our engine and store: what it writes, and what goes Feast's own way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from adin.features import online, spark_online, store
+from adin.features.repo import View
+from adin.settings import settings
+from redis_server import RedisServer, nodes, redis_cluster
+from shop_rows import AT, rows
+
+pytestmark = pytest.mark.flow(9, 11)
+OURS = "adin.features.feast_online"
+START, END = AT - timedelta(days=1), AT + timedelta(days=3)
+
+TYPES = ("Float64", "Float32", "Int32", "Int64", "Bool", "String", "UnixTimestamp")
+NAMES = ("amount", "mean", "orders", "cents", "open", "keeper", "opened_at")
+
+
+def definitions(path: Path, tags: dict[str, str]) -> list[Any]:
+    """Views of a Parquet file: every type the online store keeps, and one it does not."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType, types
+
+    times = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
+    source = FileSource(name="rows", path=str(path), **times)
+    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    till = Entity(name="till", join_keys=["till_id"], value_type=ValueType.INT64)
+    fields = [Field(name=name, dtype=getattr(types, kind)) for name, kind in zip(NAMES, TYPES, strict=True)]
+    many = [Field(name="many", dtype=types.Array(types.Int64))]
+    same: dict[str, Any] = {"ttl": timedelta(0), "source": source, "tags": tags}
+    takings = FeatureView(name="takings", entities=[till, shop], schema=fields, **same)
+    return [shop, till, source, takings, FeatureView(name="lists", entities=[till], schema=many, **same)]
+
+
+CONFIG = """
+project: bakery
+provider: local
+entity_key_serialization_version: 3
+registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
+online_store: {{type: {store}, redis_type: {kind}, connection_string: '{redis}'}}
+offline_store: {{type: dask}}
+{engine}
+"""
+
+
+class Project:
+    """A Feast project in a folder of its own, on a Parquet file.
+
+    :param ours: with our engine and store, else with Feast's.
+    """
+
+    def __init__(self, folder: Path, redis: Any, *, ours: bool, tags: dict[str, str] | None = None) -> None:
+        folder.mkdir()
+        self.tags = tags or {}
+        self.folder, self.file = folder, folder / "rows.parquet"
+        engine = f"batch_engine: {{type: {OURS}.ArrowEngine}}" if ours else ""
+        kind = store._redis_type(redis)
+        chosen = f"{OURS}.RedisOnlineStore" if ours else "redis"
+        (folder / "feature_store.yaml").write_text(
+            CONFIG.format(folder=folder, store=chosen, kind=kind, redis=store._redis(redis), engine=engine)
+        )
+
+    def put(self, table: pa.Table) -> None:
+        """Let the file hold rows."""
+        if "many" not in table.column_names:
+            table = table.append_column("many", pa.array([[n, n + 1] for n in range(table.num_rows)]))
+        pq.write_table(table, self.file)
+
+    def apply(self) -> Any:
+        """Apply the definitions and return the SDK's store."""
+        from feast import FeatureStore
+
+        found = FeatureStore(repo_path=str(self.folder))
+        found.apply(definitions(self.file, self.tags))
+        return found
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    redis_server.ask("FLUSHALL")
+    yield redis_server
+    settings.cache_clear()
+
+
+def without_stamps(content: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes, bytes]]:
+    return {
+        key: {field: value for field, value in fields.items() if not field.startswith(b"_created:")}
+        for key, fields in content.items()
+    }
+
+
+def test_the_stock_command_writes_with_our_engine_what_it_writes_with_its_own(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    table = pa.concat_tables([rows(800), rows(800, at=AT + timedelta(hours=3), seed=2)])
+    written = {}
+    for ours in (False, True):
+        project = Project(tmp_path / str(ours), redis.connection, ours=ours)
+        project.put(table)
+        found = project.apply()
+        if ours:
+            feast = [str(Path(sys.executable).with_name("feast")), "-c", str(project.folder)]
+            command = [*feast, "materialize", f"{START:%Y-%m-%dT%H:%M:%S}", f"{END:%Y-%m-%dT%H:%M:%S}", "-v", "takings"]
+            subprocess.run(command, check=True, capture_output=True, env=os.environ)
+        else:
+            found.materialize(START, END, feature_views=["takings"])
+        view = found.registry.get_feature_view("takings", "bakery", allow_cache=False)
+        assert view.materialization_intervals == [(START, END)]
+        written[ours] = redis.content()
+        redis.ask("FLUSHALL")
+    assert without_stamps(written[True]) == written[False]
+    assert all(b"_created:takings" in fields for fields in written[True].values())
+
+
+def test_a_correction_reaches_redis_by_materialize_and_by_push_which_feasts_own_writer_skips(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    reads = {}
+    for ours in (False, True):
+        project = Project(tmp_path / str(ours), redis.connection, ours=ours)
+        project.put(rows(1))
+        found = project.apply()
+        found.materialize(START, END, feature_views=["takings"])
+        entity = [{"shop": "shop-0", "till_id": -5}]
+
+        def cents(found: Any = found, entity: Any = entity) -> Any:
+            return found.get_online_features(["takings:cents"], entity).to_dict()["cents"][0]
+
+        project.put(with_cents(rows(1, created=AT + timedelta(hours=1)), 41))
+        found.materialize(START, END, feature_views=["takings"])
+        first = cents()
+        pushed = with_cents(rows(1, created=AT + timedelta(hours=2)), 42).to_pandas()
+        found.write_to_online_store("takings", pushed)
+        second = cents()
+        older = with_cents(rows(1, at=AT - timedelta(hours=2), created=AT + timedelta(hours=3)), 43).to_pandas()
+        found.write_to_online_store("takings", older)
+        reads[ours] = (first, second, cents())
+        redis.ask("FLUSHALL")
+    assert reads[True] == (41, 42, 42)
+    assert reads[False][:2] != (41, 42)
+
+
+def with_cents(table: pa.Table, value: int) -> pa.Table:
+    return table.set_column(table.schema.get_field_index("cents"), "cents", pa.array([value], pa.int64()))
+
+
+def test_rows_pushed_by_feast_are_stored_as_the_same_rows_materialized(redis: RedisServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "ours", redis.connection, ours=True)
+    table = rows(200)
+    project.put(table)
+    found = project.apply()
+    found.write_to_online_store("takings", table.to_pandas())
+    pushed = redis.content()
+    redis.ask("FLUSHALL")
+    found.materialize(START, END, feature_views=["takings"])
+    assert redis.content() == pushed
+
+
+def test_a_view_with_lists_goes_feasts_own_way(redis: RedisServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "ours", redis.connection, ours=True)
+    project.put(rows(20))
+    found = project.apply()
+    found.materialize(START, END, feature_views=["lists"])
+    answer = found.get_online_features(["lists:many"], [{"till_id": -5}, {"till_id": 3}]).to_dict()
+    assert answer["many"] == [[0, 1], [8, 9]]
+
+
+def test_tags_delete_and_expire_rows_in_feasts_materialization_too(redis: RedisServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "ours", redis.connection, ours=True, tags={"deleted": "open", "online_ttl": "2h"})
+    table = rows(100)
+    project.put(table)
+    found = project.apply()
+    found.materialize(START, END, feature_views=["takings"])
+    kept = [fields for fields in redis.content().values() if b"_ts:takings" in fields]
+    assert len(kept) == sum(open_ is not True for open_ in table["open"].to_pylist())
+    assert all(0 < redis.ask("TTL", key) <= 7200 for key in redis.content())
+
+
+def test_a_failed_load_records_no_interval_and_raises_what_was_wrong(redis: RedisServer, tmp_path: Path) -> None:
+    from adin.errors import DataError
+
+    project = Project(tmp_path / "ours", redis.connection, ours=True)
+    table = rows(10)
+    texts = pa.array(["many"] * 10)
+    project.put(table.set_column(table.schema.get_field_index("orders"), "orders", texts))
+    found = project.apply()
+    with pytest.raises(DataError, match="orders does not fit its type Int32"):
+        found.materialize(START, END, feature_views=["takings"])
+    assert found.registry.get_feature_view("takings", "bakery", allow_cache=False).materialization_intervals == []
+
+
+def test_feasts_materialization_reaches_a_redis_cluster(tmp_path: Path) -> None:
+    servers = redis_cluster(tmp_path / "cluster")
+    try:
+        project = Project(tmp_path / "ours", nodes(servers, "cluster"), ours=True)
+        table = rows(300)
+        project.put(table)
+        found = project.apply()
+        found.materialize(START, END, feature_views=["takings"])
+        entities = table.select(["shop", "till_id"]).to_pylist()
+        answer = found.get_online_features(["takings:keeper"], entities).to_dict()
+        assert answer["keeper"] == table["keeper"].to_pylist()
+        assert all(server.content() for server in servers)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tmp_path: Path) -> None:
+    from pyspark.sql import SparkSession
+
+    view = View(
+        name="takings",
+        table="",
+        keys=("till_id", "shop"),
+        features=(("amount", "Float64"), ("cents", "Int64"), ("open", "Bool"), ("keeper", "String")),
+        key_types=(("till_id", "Int64"), ("shop", "String")),
+        deleted="open",
+    )
+    days = [rows(600, at=AT + timedelta(hours=hour), seed=hour) for hour in (3, 1, 2)]
+    ties = [rows(50, at=datetime(2013, 8, 1, tzinfo=UTC), seed=seed) for seed in (7, 8, 9)]
+    table = pa.concat_tables([*days, *ties]).select(view.columns)
+    online.write(view, table, conn=redis.connection, project="bakery")
+    expected = redis.content()
+    redis.ask("FLUSHALL")
+    pq.write_table(table, tmp_path / "rows.parquet")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    options = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
+    options |= {"spark.sql.shuffle.partitions": "2", "spark.sql.session.timeZone": "UTC"}
+    options |= {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    builder = SparkSession.builder.master("local[2]")
+    for name, value in options.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    try:
+        frame = session.read.parquet(str(tmp_path / "rows.parquet"))
+        assert spark_online.write(frame, view, redis.connection, "bakery") == (600, 600)
+        assert redis.content() == expected
+    finally:
+        session.stop()
