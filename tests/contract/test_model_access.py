@@ -135,6 +135,18 @@ def test_a_wrong_token_is_refused_whatever_is_wrong_with_it(access: Access) -> N
     assert {denial.reason for denial in access.denials()} == {"the token is missing or wrong"}
 
 
+def test_strangers_cannot_fill_the_store_with_records_of_their_refusals(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adin.models.access.STRANGERS", 3)
+    access.grant("alice", "viewer", "air", **WHO)
+    known = access.issue("alice", **WHO)
+    for n in range(9):
+        assert not allowed(access, f"adin_{n:012x}_{'x' * 43}", "read", "air")
+    assert not allowed(access, known, "promote", "air")
+    assert [denial.subject for denial in access.denials()] == ["", "", "", "alice"]
+
+
 def test_a_token_is_shown_once_and_found_nowhere(
     access: Access, empty: Connection, servers: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -124,6 +124,31 @@ def test_a_token_reads_the_models_its_roles_reach_and_no_others(
     assert ask(web, viewer, "GET", "/api/v1/models/{model}", model).json()["entries"] == 1
 
 
+def test_versions_are_searched_by_what_they_are_and_only_those_one_may_see_are_found(
+    models: Registry, web: TestClient, model: str, tmp_path: Path
+) -> None:
+    other = f"{model}_b"
+    for name, auc in ((model, 0.7), (model, 0.8), (other, 0.9)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        register(models, name, tmp_path / name, metrics={"test": {"all": {"auc": auc}}}, tags={"team": name})
+    viewer = tokens(models, model)["viewer"]
+
+    def search(**query: Any) -> dict[str, Any]:
+        return ask(web, viewer, "GET", "/api/v1/search", "", params={"model": f"{model}*", **query}).json()
+
+    def found(**query: Any) -> list[tuple[str, int]]:
+        return [(each["model"], each["version"]) for each in search(**query)["versions"]]
+
+    assert found(order="-auc") == [(model, 2), (model, 1)]
+    assert found(metric=["auc>=0.75", "auc<=0.95"]) == [(model, 2)]
+    assert found(tag=f"team={other}") == []
+    assert found(tag=f"team={model}", state="registered", until="2013-01-01") == []
+    first = search(order="-created", limit=1)
+    assert found(order="-created", limit=3, after=first["next"]) == [(model, 2), (model, 1)]
+    wrong = ask(web, viewer, "GET", "/api/v1/search", "", params={"metric": "auc>0.7"})
+    assert (wrong.status_code, "NAME<=VALUE" in wrong.text) == (422, True)
+
+
 def test_a_token_that_was_revoked_is_worth_nothing_at_the_next_request(
     models: Registry, web: TestClient, model: str, tmp_path: Path
 ) -> None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from adin.commands import output
-from adin.errors import ConfigError
 from adin.models import Query, registry
 from adin.models import card as cards
 from adin.models.compare import compare as compare_versions
 from adin.models.log import VersionState
+from adin.models.search import bounds, pair
 
 
 def search(
@@ -36,8 +36,8 @@ def search(
     """Find versions of all models."""
     query = Query(
         model,
-        tags=dict(_pair(each, "=") for each in tag or ()),
-        metrics=_bounds(metric or ()),
+        tags=dict(pair(each, "=") for each in tag or ()),
+        metrics=bounds(metric or ()),
         split=split,
         slice_=slice_,
         dataset=dataset,
@@ -130,24 +130,3 @@ def _changed(value: float | None, change: float | None) -> str:
 
 def _partitions(row: dict[str, Any]) -> Any:
     return zip(row["partitions"], row["added"], row["dropped"], row["made_anew"], strict=True)
-
-
-def _pair(text: str, mark: str) -> tuple[str, str]:
-    name, found, value = text.partition(mark)
-    if not (name and found):
-        raise ConfigError(f"{text!r} is not of the form NAME{mark}VALUE.")
-    return name, value
-
-
-def _bounds(given: list[str] | tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
-    bounds: dict[str, tuple[float | None, float | None]] = {}
-    for text in given:
-        mark = ">=" if ">=" in text else "<="
-        name, value = _pair(text, mark)
-        try:
-            limit = float(value)
-        except ValueError:
-            raise ConfigError(f"{value!r} in {text!r} is no number.", "Write such as 'auc>=0.71'.") from None
-        low, high = bounds.get(name, (None, None))
-        bounds[name] = (limit, high) if mark == ">=" else (low, limit)
-    return bounds

@@ -48,6 +48,8 @@ MAY: dict[Role, frozenset[Action]] = {
 }
 
 CHANGES, DENIALS = ".access", ".denied"
+#: Refusals a minute, of callers nobody knows, that a process records; more are only in its log.
+STRANGERS = 60
 _TEAM = "team:"
 _SUBJECT = re.compile(r"(team:)?[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 #: A feature view is named with a prefix, so that no role on a model reaches a view that happens to be called like it.
@@ -136,6 +138,22 @@ class _Now:
     head: str = ""
 
 
+@dataclass
+class _Limit:
+    """So many things a minute, counted in this process."""
+
+    began: float = 0.0
+    count: int = 0
+
+    def allows(self) -> bool:
+        """Count one more, and tell whether it is within the limit."""
+        now = time.monotonic()
+        if now - self.began >= 60:
+            self.began, self.count = now, 0
+        self.count += 1
+        return self.count <= STRANGERS
+
+
 class Access:
     """The users of a registry, their roles and tokens.
 
@@ -147,6 +165,7 @@ class Access:
         self._now = _Now()
         self._log: list[Change] = []
         self._reading = threading.Lock()
+        self._strangers = _Limit()
 
     # --- asking
 
@@ -325,6 +344,8 @@ class Access:
     def _deny(self, user: str, token: str, action: str, model: str, why: str) -> None:
         asked = {"subject": user, "token": token, "action": str(action)[:50], "scope": str(model)[:100]}
         log.warning("denied: %s %s", why, asked)
+        if not user and not self._strangers.allows():
+            return  # whoever has no token at all must not be able to fill the store
         facts = {"model": DENIALS, "actor": user or "unknown", "time": _clock(), "reason": why, **asked}
         try:
             # numbered by time: denials are many, and need not wait for each other

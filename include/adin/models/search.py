@@ -139,6 +139,35 @@ class Facts(NamedTuple):
         return self.metrics.get(query.split, {}).get(query.slice_, {}).get(name)
 
 
+def pair(text: str, mark: str) -> tuple[str, str]:
+    """Return name and value of such as ``team=risk``.
+
+    :raises ConfigError: it is not of that form.
+    """
+    name, found, value = text.partition(mark)
+    if not (name and found):
+        raise ConfigError(f"{text!r} is not of the form NAME{mark}VALUE.")
+    return name, value
+
+
+def bounds(given: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
+    """Return :attr:`Query.metrics` of such as ``auc>=0.71`` and ``log_loss<=0.5``.
+
+    :raises ConfigError: one is not of that form.
+    """
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for text in given:
+        mark = ">=" if ">=" in text else "<="
+        name, value = pair(text, mark)
+        try:
+            limit = float(value)
+        except ValueError:
+            raise ConfigError(f"{value!r} in {text!r} is no number.", "Write such as 'auc>=0.71'.") from None
+        low, high = found.get(name, (None, None))
+        found[name] = (limit, high) if mark == ">=" else (low, limit)
+    return found
+
+
 def named(query: Query, models: Iterable[str]) -> list[str]:
     """Return the models whose names fit."""
     pattern = re.compile(".*".join(map(re.escape, query.model.split("*"))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adin.airflow.web import stores
 from adin.airflow.web.access import CallerDep, allowed
 from adin.errors import DataError, NotFoundError, RefusedError
+from adin.models.log import VersionState
 
 router = APIRouter(prefix="/api/v1", tags=["adin"])
 readable = Depends(allowed("read"))
@@ -46,6 +48,65 @@ def models(who: CallerDep) -> list[dict[str, Any]]:
     """Return the models the caller may see, and how each stands; of a damaged one, what is wrong with it."""
     found = stores.models()
     return [_state_or_trouble(name) for name in found.models() if who.may("read", name)]
+
+
+@router.get("/search")
+def search(
+    who: CallerDep,
+    model: str = "*",
+    metric: Annotated[tuple[str, ...], Query()] = (),
+    tag: Annotated[tuple[str, ...], Query()] = (),
+    split: str = "test",
+    slice_: Annotated[str, Query(alias="slice")] = "all",
+    dataset: str = "",
+    feature: str = "",
+    state: VersionState | None = None,
+    owner: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    order: str = "model",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    after: str = "",
+) -> dict[str, Any]:
+    """Return a page of the versions that fit all that is asked for; `next` asks for the page behind it.
+
+    Written as `adin model search` takes it: `metric=auc>=0.71`, `tag=team=risk`, `order=-auc`; times without a zone are
+    UTC. Versions of models the caller may not see are left out, so a page may be short and not the last.
+    """
+    from adin.models import Query as Search
+    from adin.models.search import bounds, pair
+
+    asked = Search(
+        model,
+        tags=dict(pair(each, "=") for each in tag),
+        metrics=bounds(metric),
+        split=split,
+        slice_=slice_,
+        dataset=dataset,
+        feature=feature,
+        state=state,
+        owner=owner,
+        since=_zoned(since),
+        until=_zoned(until),
+        order=order,
+        limit=limit,
+        after=after,
+    )
+    registry = stores.models()
+    page = registry.search(asked)
+    seen = {name for name in {version.model for version in page.versions} if who.may("read", name)}
+    states = {name: registry.state(name).versions for name in seen}
+    found = [
+        {
+            "model": each.model,
+            "version": each.number,
+            "state": states[each.model][each.number],
+            **each.manifest.model_dump(mode="json", include={"created", "dataset", "owner", "tags", "metrics"}),
+        }
+        for each in page.versions
+        if each.model in seen
+    ]
+    return {"versions": found, "next": page.next}
 
 
 @router.get("/models/{model}", dependencies=[readable])
@@ -167,6 +228,10 @@ def dataset(model: str, commit: str) -> dict[str, Any]:
     stores.use_lake()
     found = lake.version(model, commit)
     return {"commit": found.commit, **found.manifest}
+
+
+def _zoned(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
 def _state_or_trouble(name: str) -> dict[str, Any]:
