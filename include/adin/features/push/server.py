@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("uvicorn.access", "httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # a thread back from Redis or the database waits for one that computes: by default 5 ms, five times a request
+    sys.setswitchinterval(0.0005)
     conn = connection("push")
     service = application(Pusher(State(conn)), Access(registry().store))
     uvicorn.run(
