@@ -149,3 +149,21 @@ def test_a_corrupt_file_is_named_and_nothing_is_recorded(table: str) -> None:
     with pytest.raises(DataError, match="is no readable Parquet file"):
         online.materialize("shop", "prices", window(1, 2))
     assert stored() == {} and store.intervals("prices") == []
+
+
+def test_a_large_window_is_loaded_by_sparks_executors_with_the_same_result(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(
+        table, {1: day_of(1, {"corner": 1.0, "mill": 2.0}), 2: day_of(2, {"corner": 3.0}), 3: day_of(3, {"oven": 4.0})}
+    )
+    online.materialize("shop", "prices", window(1, 3))
+    before = stored()
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    monkeypatch.setenv("ADIN_ONLINE_SPARK_ROWS", "1")
+    _forget()
+    report = online.materialize("shop", "prices", window(1, 3))
+    assert (report.by, report.rows, report.keys, report.written) == ("spark", 6, 2, 2)
+    assert stored() == before
+    assert store.intervals("prices") == [window(1, 3)]
