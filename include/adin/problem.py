@@ -158,7 +158,7 @@ class Infrastructure(_Spec):
 
     :param replay_rows: test rows whose features go through the online store's encoding and the served model.
     :param max_difference: largest difference between those predictions and the evaluation's.
-    :param max_latency: longest time for one of these rows in 20, by the model alone.
+    :param max_latency: longest time for 19 of 20 of these rows, by the model alone; of three tries the fastest counts.
     :param max_mb: largest size of the version's files, in 10^6 bytes.
     """
 

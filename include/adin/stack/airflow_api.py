@@ -84,11 +84,22 @@ class AirflowApi:
         try:
             state = self.run(dag_id, run_id)["state"]
         except NotFoundError:
-            body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
-            self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+            self._create(dag_id, {"dag_run_id": run_id, "logical_date": None, "conf": conf})
             return
         if state == "failed":
             self.clear(dag_id, run_id)
+
+    def _create(self, dag_id: str, body: dict[str, Any], timeout: float = 120) -> None:
+        """Create a run; a form that does not offer a new folder yet is waited for until its DAG is read again."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)
+                return
+            except ServiceError as error:
+                if "is not one of" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(2)
 
     def newest(self, dag_id: str, timeout: float = 60) -> str:
         """Return the id of a DAG's newest run; wait for one that new data is about to start. One that failed goes on.
