@@ -141,7 +141,6 @@ class FeastHook(AdinHook):
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
-        from sqlalchemy import create_engine, text
 
         timeout = settings().connect_timeout
         with Redis(
@@ -155,11 +154,21 @@ class FeastHook(AdinHook):
             retry=Retry(NoBackoff(), 0),
         ) as redis:
             redis.ping()
-        engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": int(timeout)})
+        return f"Redis answers, {self._registry(str(conn.extra['registry']), timeout)}"
+
+    def _registry(self, where: str, timeout: float) -> str:
+        """Ask the registry's bucket or database."""
+        if where.startswith("s3://"):
+            from adin.models.objects import Bucket
+
+            return f"registry answers: {Bucket(S3Hook().get_conn(), urlsplit(where).netloc).identity()}"
+        from sqlalchemy import create_engine, text
+
+        engine = create_engine(where, connect_args={"connect_timeout": int(timeout)})
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
         engine.dispose()
-        return "Redis answers, registry answers"
+        return "registry answers"
 
 
 class LakefsHook(AdinHook):

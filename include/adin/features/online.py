@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,10 @@ def write(view: View, table: pa.Table, *, session: wire.Session | None = None) -
     return WriteReport(table.num_rows, written, table.num_rows - written)
 
 
-def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
+def materialize(domain: str, view: str, window: Window | None = None) -> MaterializeReport:
     """Load the published partitions of a window into Redis and record the interval in Feast's registry.
 
+    :param window: default all days published, as for a view that is new or has a new feature.
     :raises NotFoundError: the domain has no such view.
     :raises DataError: the window has no published partition, and the view is not one that changes on few days.
     """
@@ -97,6 +99,10 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
     spec = repo.domain(domain)
     found = spec.view(view)
     published = offline().partitions(found.table)
+    if window is None:
+        if not published:
+            raise DataError(f"{found.table} has no published partition.", f"Run features__{domain} first.")
+        window = Window(_midnight(min(published)), _midnight(max(published)) + timedelta(days=1))
     days = [day for each in window.days if (day := each.isoformat()) in published]
     if not days and not spec.static(view):
         raise DataError(
@@ -109,6 +115,10 @@ def materialize(domain: str, view: str, window: Window) -> MaterializeReport:
             written = sum(_write(found, batch, session) for batch in _batches(newest))
     store.record_interval(view, window)
     return MaterializeReport(view, str(window), len(days), rows, len(newest.keys) if newest else 0, written)
+
+
+def _midnight(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
 
 def _newest_of_days(view: View, days: list[str]) -> tuple[_Rows | None, int]:
