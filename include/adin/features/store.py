@@ -261,6 +261,11 @@ def intervals(view: str) -> list[Window]:
     return [Window(start, end) for start, end in joined(found.materialization_intervals)]
 
 
+def registered() -> list[Any]:
+    """Return the objects in the registry: entities, sources, views, services."""
+    return _registered(feature_store())
+
+
 def _plan(domain: str, store: Any, delete: bool) -> tuple[Plan, list[Any], list[Any]]:
     """Return the plan, the repository's objects, and the registry's objects that no domain has."""
     objects = [_fresh(found) for found in _declared(domain)]
