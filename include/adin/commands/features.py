@@ -118,6 +118,38 @@ def status(domain: Domain, json: output.Json = False) -> None:
     output.table(["view", "table", "days", "rows", "newest"], [tuple(row.values()) for row in rows])
 
 
+@app.command("skew", epilog="Example: adin features skew flights_delay --limit 0.01")
+def skew(
+    name: Annotated[str, typer.Argument(help="Problem, or feature service.")],
+    sample: Annotated[int, typer.Option(min=1, max=100_000, help="Entities a view.")] = 1000,
+    limit: Annotated[float, typer.Option(min=0, max=1, help="Greatest share that passes.")] = 0.01,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw the same entities again.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Compare what is online with what training would see; exit code 1 if a share is over the limit.
+
+    Entities are drawn from the last published day. Per feature, the shares of them whose values differ (numbers: by
+    more than 1e-6 of the value), are only offline (missing), or only online (extra).
+    """
+    from adin.features import skew as checking
+
+    report = checking.check(checking.find(name), sample=sample, seed=seed)
+    if json:
+        output.emit(report.as_dict() | {"limit": limit, "worst": report.worst})
+    else:
+        rows = [
+            (each.feature, each.entities, *(f"{share:.2%}" for share in (each.mismatch, each.missing, each.extra)))
+            for each in report.features
+        ]
+        output.table(["feature", "entities", "mismatch", "missing", "extra"], rows)
+        for each in report.features:
+            if each.example:
+                output.console.print(f"{each.feature}: e.g. {each.example}", markup=False, highlight=False)
+        output.console.print(f"limit {limit:.2%}, tolerance {report.tolerance}, seed {report.seed}")
+    if report.worst > limit:
+        raise typer.Exit(1)
+
+
 @states.command("list", epilog="Example: adin features registry list")
 def list_states(json: output.Json = False) -> None:
     """Show the states of the registry that can be brought back."""

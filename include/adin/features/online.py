@@ -147,6 +147,11 @@ def _reduced(view: View, tables: list[pa.Table]) -> pa.Table:
     return table.take(pa.array(_newest_places(rows)))
 
 
+def newest(view: View, table: pa.Table) -> pa.Table:
+    """Return the row of each key that would be online: the newest, as :func:`write` has it."""
+    return _reduced(view, [table])
+
+
 def _rows(view: View, table: pa.Table, *, keep: bool = False) -> _Rows:
     """Cast a table's columns and encode its keys; rows without a key are dropped unless ``keep``."""
     wanted = [*view.keys, *(name for name, _ in view.features), view.event, view.created]
