@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 
 from adin import errors
-from adin.airflow.web import api, pages
+from adin.airflow.web import api, drift, pages
 
 _STATUS: dict[type[errors.AdinError], int] = {
     errors.NotFoundError: 404,
@@ -31,13 +31,13 @@ def create() -> FastAPI:
     signed_in = Depends(requires_access_view(AccessView.PLUGINS))
     # FastAPI's own schema routes would be open to everybody
     app = FastAPI(title="Adin", version="1", dependencies=[signed_in], docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(api.router)
-    app.include_router(pages.router)
+    for router in (api.router, drift.api, pages.router, drift.router):
+        app.include_router(router)
     app.add_exception_handler(errors.AdinError, _answer)
 
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     def schema() -> dict[str, Any]:
-        return get_openapi(title=app.title, version=app.version, routes=api.router.routes)
+        return get_openapi(title=app.title, version=app.version, routes=[*api.router.routes, *drift.api.routes])
 
     @app.middleware("http")
     async def guard(request: Request, forward: Any) -> Response:

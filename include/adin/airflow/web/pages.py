@@ -34,7 +34,7 @@ def models(request: Request, user: GetUserDep) -> str:
             shown = state.champion or max(state.versions, default=None)
             version = found.version(name, shown) if shown else None
             rows.append({"state": state, "version": version, "last": found.log(name)[-1]})
-    return _page(request, "models.html", rows=rows)
+    return page(request, "models.html", rows=rows)
 
 
 @router.get("/models/{model}", dependencies=[readable])
@@ -53,7 +53,7 @@ def model(request: Request, model: str, user: GetUserDep) -> str:
     names = list(dict.fromkeys(name for each in versions for name in _test_metrics(each)))
     points = {name: _points(versions, name) for name in names}
     trends = [(name, charts.trend(found, name, champions)) for name, found in points.items() if len(found) > 1]
-    return _page(
+    return page(
         request,
         "model.html",
         state=state,
@@ -73,7 +73,7 @@ def plan(request: Request, model: str, user: GetUserDep, to: str = "previous") -
     from adin import control
 
     stores.use_control()
-    return _page(request, "rollback.html", plan=control.plan(model, to), may_change=may("POST", model, user))
+    return page(request, "rollback.html", plan=control.plan(model, to), may_change=may("POST", model, user))
 
 
 @router.post("/models/{model}/rollback", dependencies=[changeable])
@@ -111,7 +111,7 @@ def version(request: Request, model: str, version: int) -> str:
     names = {file.name for file in found.manifest.files}
     evaluation = json.loads(registry.read(model, version, EVALUATION)) if EVALUATION in names else {}
     entries = [entry for entry in registry.log(model) if entry.version == version]
-    return _page(
+    return page(
         request,
         "version.html",
         found=found,
@@ -130,7 +130,7 @@ def compare(request: Request, model: str, v: Annotated[list[int], Query(min_leng
     facts = [_comparable(each.manifest.model_dump(mode="json")) for each in found]
     keys = list(dict.fromkeys(key for each in facts for key in each))
     rows = [(key, values, len(set(values)) > 1) for key in keys for values in [[each.get(key, "-") for each in facts]]]
-    return _page(request, "compare.html", model=model, found=found, rows=rows)
+    return page(request, "compare.html", model=model, found=found, rows=rows)
 
 
 @router.get("/datasets")
@@ -148,7 +148,7 @@ def datasets(request: Request, user: GetUserDep) -> str:
             for each in registry.versions(name):
                 learned.setdefault(each.manifest.dataset, []).append(each.number)
             shown.append((name, lake.versions(name), learned))
-    return _page(request, "datasets.html", shown=shown)
+    return page(request, "datasets.html", shown=shown)
 
 
 @router.get("/datasets/{model}/{commit}", dependencies=[readable])
@@ -159,19 +159,20 @@ def dataset(request: Request, model: str, commit: str) -> str:
     stores.use_lake()
     found = lake.version(model, commit)
     learned = [each for each in stores.models().versions(model) if each.manifest.dataset == found.commit]
-    return _page(request, "dataset.html", found=found, learned=learned)
+    return page(request, "dataset.html", found=found, learned=learned)
 
 
 def trouble(request: Request, status: int, text: str) -> HTMLResponse:
     """Return the page for an error of ours."""
-    return HTMLResponse(_page(request, "trouble.html", text=text), status)
+    return HTMLResponse(page(request, "trouble.html", text=text), status)
 
 
 def _back(request: Request, model: str) -> RedirectResponse:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/models/{model}", 303)
 
 
-def _page(request: Request, template: str, **values: Any) -> str:
+def page(request: Request, template: str, **values: Any) -> str:
+    """Return a page made of a template."""
     return _templates().get_template(template).render(root=request.scope.get("root_path", ""), **values)
 
 
