@@ -10,7 +10,7 @@ from pathlib import Path
 from adin.commands import output
 from adin.settings import ROOT
 
-ROWS = ("clickhouse_load", "serving", "orchestration_share", "registry")
+ROWS = ("clickhouse_load", "serving", "orchestration_share", "registry", "drift")
 
 
 def main() -> None:
