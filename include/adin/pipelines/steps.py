@@ -51,6 +51,7 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     import numpy as np
     import pandas as pd
 
+    from adin.drift import engine as drift
     from adin.promotion import gate, metrics, report
 
     spec = problem(name)
@@ -112,6 +113,7 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
             },
         },
         "evidence": decision.evidence,
+        "drift": drift.newest(models.bucket, name),
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
     (evaluation / _REPORT).write_text(report.page(name, document, kept))
