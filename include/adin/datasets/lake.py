@@ -10,8 +10,8 @@ from adin.connections import Connection, connection
 from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
 from adin.settings import settings
 
-#: Branches of builds, and tags of versions that gave up their files, begin so.
-BUILD, EXPIRED = "build-", "expired-"
+#: Branches of builds and of experiments, and tags of versions that gave up their files, begin so.
+BUILD, TRY, EXPIRED = "build-", "try-", "expired-"
 _ERRORS: dict[int, type[AdinError]] = {
     400: ConfigError,
     401: ConfigError,
@@ -82,7 +82,9 @@ class Lake:
         """Return the branches that hold the datasets of a problem, or really all, sorted."""
         found = self._pages(self._api.branches_api.list_branches)
         names = sorted(branch.id for branch in found)
-        return names if all_of_them else [name for name in names if name != "main" and not name.startswith(BUILD)]
+        return (
+            names if all_of_them else [name for name in names if name != "main" and not name.startswith((BUILD, TRY))]
+        )
 
     def objects(self, ref: str, prefix: str = "") -> Iterator[Any]:
         """Yield the objects below a prefix at a branch or commit, sorted by path."""
