@@ -4,7 +4,7 @@ ADIN := .venv/bin/adin
 TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc bench
+.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc bench maturity
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -61,5 +61,9 @@ accept: setup
 testdoc: environments
 	@.venv/bin/pytest -q -m "not ml" --testdoc; test $$? -eq 5
 	@.venv-ml/bin/pytest -q -m ml --testdoc; test $$? -eq 5
+
+# Levels of our own modules, counted from code and tests, into docs/maturity.md.
+maturity:
+	@$(PYTHON) tests/maturity.py
 
 test: setup lint unit servers acceptance
