@@ -26,6 +26,7 @@ lint: environments
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	@.venv/bin/pytest --collect-only tests >.ruff_cache/collected || { cat .ruff_cache/collected; false; }
 
 unit: environments
 	.venv/bin/pytest tests/unit -m "not ml"
