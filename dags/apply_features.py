@@ -29,11 +29,26 @@ domains = names()
             enum=domains,
             title="Domain",
             description_md="Folder of feature_repo.",
-        )
+        ),
+        "approve": Param(
+            False,
+            type="boolean",
+            title="Approve",
+            description_md="Take away what the plan calls destructive: features removed, or changed in type or key.",
+            section="What destroys",
+        ),
+        "delete": Param(
+            False,
+            type="boolean",
+            title="Delete",
+            description_md="Also remove what no domain has any more, with its values online. Needs approval as well.",
+            section="What destroys",
+        ),
     },
     doc_md="""
 ### What it does
-Shows what would change in Feast's registry, then brings it to what `feature_repo/<domain>` says. Never deletes.
+Shows what would change in Feast's registry, then brings it to what `feature_repo/<domain>` says. What takes
+features away needs approval; what a model under load or a problem needs is refused, approved or not.
 
 ### What it writes
 The registry. Serving and training that run are not touched.
@@ -51,14 +66,16 @@ def apply_features() -> None:
 
         context = get_current_context()
         check_conf(context)
-        activate("feast", "spark")
-        found = store.plan(context["params"]["domain"])
+        activate("feast", "spark", "s3", "amversion")
+        found = store.plan(context["params"]["domain"], delete=context["params"]["delete"])
         log.info("%s", found)
         return dict(found.as_dict())
 
     plan() >> FeastApplyOperator(
         task_id="apply",
         domain="{{ params.domain }}",
+        delete="{{ params.delete }}",
+        approve="{{ params.approve }}",
         doc_md="Writes the definitions to the registry. If it fails, the registry is as before: clear it.",
     )
 

@@ -12,24 +12,29 @@ from operators.external_run import WorkOperator
 
 
 class FeastApplyOperator(WorkOperator):
-    """Bring the registry to what a domain's folder says. Never deletes.
+    """Bring the registry to what a domain's folder says.
 
     :param domain: feature domain (templated).
+    :param delete: also remove what no domain has any more (templated). Default False.
+    :param approve: take away what the plan calls destructive (templated). Default False.
     :returns: what was added and changed.
+    :raises RefusedError: it was not approved, or a model under load or a problem needs it.
     """
 
-    template_fields: Sequence[str] = ("domain",)
-    connections: ClassVar[tuple[str, ...]] = ("feast", "spark")
+    template_fields: Sequence[str] = ("domain", "delete", "approve")
+    connections: ClassVar[tuple[str, ...]] = ("feast", "spark", "s3", "amversion")
 
-    def __init__(self, *, domain: str, **kwargs: Any) -> None:
+    def __init__(self, *, domain: str, delete: bool | str = False, approve: bool | str = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.domain = domain
+        self.delete = delete
+        self.approve = approve
 
     def work(self, key: str, context: Any) -> dict[str, Any]:
         """Apply."""
         from adin.features import store
 
-        plan = store.apply(self.domain)
+        plan = store.apply(self.domain, delete=_true(self.delete), approve=_true(self.approve))
         self.log.info("%s", plan)
         return dict(plan.as_dict())
 
@@ -47,7 +52,7 @@ class FeastMaterializeOperator(WorkOperator):
     """
 
     template_fields: Sequence[str] = ("domain", "view", "window")
-    connections: ClassVar[tuple[str, ...]] = ("feast", "spark")
+    connections: ClassVar[tuple[str, ...]] = ("feast", "spark", "s3")
 
     def __init__(self, *, domain: str, view: str, window: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -64,3 +69,8 @@ class FeastMaterializeOperator(WorkOperator):
             self.domain, self.view, window, tell=lambda progress: self.log.info("%s: %s", self.view, progress)
         )
         return asdict(report)
+
+
+def _true(value: bool | str) -> bool:
+    """Read a flag that may have been a template."""
+    return str(value).lower() == "true"

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     )
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
+    feature_registry_states: int = Field(
+        20, ge=1, description="Earlier states of Feast's registry that are kept, where it lies in S3."
+    )
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
     push_bytes: int = Field(8 << 20, gt=0, description="Bytes of one push request at most.")
     push_rows: int = Field(10_000, gt=0, description="Rows of one push request at most.")

@@ -138,8 +138,6 @@ class FeastHook(AdinHook):
     name = "feast"
 
     def probe(self, conn: Connection) -> str:
-        from sqlalchemy import create_engine, text
-
         from adin.features.shards import Shards
         from adin.features.wire import command
 
@@ -148,11 +146,22 @@ class FeastHook(AdinHook):
             servers = opened.primaries()
             for session in servers:
                 session.exchange(command(b"PING"), 1, timeout=timeout)
-        engine = create_engine(str(conn.extra["registry"]), connect_args={"connect_timeout": int(timeout)})
+        said = f"Redis answers ({len(servers)} {'servers' if len(servers) > 1 else 'server'})"
+        return f"{said}, {self._registry(str(conn.extra['registry']), timeout)}"
+
+    def _registry(self, where: str, timeout: float) -> str:
+        """Ask the registry's bucket or database."""
+        if where.startswith("s3://"):
+            from adin.models.objects import Bucket
+
+            return f"registry answers: {Bucket(S3Hook().get_conn(), urlsplit(where).netloc).identity()}"
+        from sqlalchemy import create_engine, text
+
+        engine = create_engine(where, connect_args={"connect_timeout": int(timeout)})
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
         engine.dispose()
-        return f"Redis answers ({len(servers)} {'servers' if len(servers) > 1 else 'server'}), registry answers"
+        return "registry answers"
 
 
 class LakefsHook(AdinHook):

@@ -33,7 +33,11 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
         {"host": "Redis host", "port": "Redis port", "login": "Redis user", "password": "Redis password"},
         ["schema"],
         {
-            "registry": ("Registry", _SECRET, "SQLAlchemy URL, postgresql+psycopg://user:password@host:port/database"),
+            "registry": (
+                "Registry",
+                _SECRET,
+                "postgresql+psycopg://user:password@host:port/database, or s3://bucket/key in the store of s3_default",
+            ),
             "offline": (
                 "Offline store",
                 _SECRET,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -11,16 +12,22 @@ from adin.commands import features_push, output
 from adin.window import Window
 
 app = typer.Typer(no_args_is_help=True)
+states = typer.Typer(no_args_is_help=True, help="Earlier states of Feast's registry, where it lies in S3.")
+app.add_typer(states, name="registry")
 Domain = Annotated[str, typer.Argument(help="Feature domain, a folder of feature_repo.")]
 
 
 @app.command("plan", epilog="Example: adin features plan flights")
-def plan(domain: Domain, json: output.Json = False) -> None:
-    """Show what `apply` would change in the registry."""
+def plan(
+    domain: Domain,
+    delete: Annotated[bool, typer.Option("--delete", help="As `apply --delete` would.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Show what `apply` would change in the registry: added, changed, removed, and what that takes away."""
     from adin.features import store
 
-    found = store.plan(domain)
-    output.emit(found.as_dict()) if json else output.console.print(str(found))
+    found = store.plan(domain, delete=delete)
+    output.emit(found.as_dict()) if json else output.console.print(str(found), markup=False, highlight=False)
 
 
 @app.command("env", epilog="Example: eval $(adin features env); feast -c feature_repo feature-views list")
@@ -36,35 +43,68 @@ def env(json: output.Json = False) -> None:
     return None
 
 
-@app.command("apply", epilog="Example: adin features apply flights")
-def apply(domain: Domain, json: output.Json = False) -> None:
-    """Bring the registry to what the feature repository says; never deletes."""
-    from adin.features import store
+@app.command("apply", epilog="Example: adin features apply flights --load")
+def apply(
+    domain: Domain,
+    approve: Annotated[bool, typer.Option("--approve", help="Take away what the plan calls destructive.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Also remove what no domain has any more.")] = False,
+    load: Annotated[bool, typer.Option("--load", help="Then load new views and features online.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Bring the registry to what the feature repository says.
 
-    done = store.apply(domain)
-    output.emit(done.as_dict()) if json else output.console.print(str(done))
+    What takes features away is asked for, or needs --approve; what a model under load or a problem needs stays.
+    """
+    from dataclasses import asdict
+
+    from adin.features import online, store
+
+    if sys.stdin.isatty() and not (approve or json):
+        planned = store.plan(domain, delete=delete)
+        if planned.destructive and not planned.needed:
+            output.console.print(str(planned), markup=False, highlight=False)
+            typer.confirm("Take this away?", abort=True)
+            approve = True
+    done = store.apply(domain, delete=delete, approve=approve)
+    loaded = [asdict(online.materialize(domain, view, online.published_window(domain, view))) for view in done.to_load * load]
+    if json:
+        return output.emit(done.as_dict() | {"loaded": loaded})
+    output.console.print(str(done), markup=False, highlight=False)
+    for report in loaded:
+        output.facts(report)
+    return None
 
 
-@app.command(
-    "materialize", epilog="Example: adin features materialize flights origin_2h --start 2013-12-31 --end 2014-01-01"
-)
+@app.command("materialize", epilog="Example: adin features materialize flights origin_2h")
 def materialize(
     domain: Domain,
     view: Annotated[str, typer.Argument(help="Feature view.")],
+<<<<<<< HEAD
     start: Annotated[str, typer.Option(help="First day, UTC.")] = "",
     end: Annotated[str, typer.Option(help="Day after the last, UTC.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="All published days: for a view just applied.")] = False,
+=======
+    start: Annotated[str | None, typer.Option(help="First day, UTC; default the first published.")] = None,
+    end: Annotated[str | None, typer.Option(help="Day after the last, UTC; default after the last published.")] = None,
+>>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
     json: output.Json = False,
 ) -> None:
-    """Write what changed in a window to the online store."""
+    """Write what changed in a window, or in all published days, to the online store."""
     from dataclasses import asdict
 
     from adin.features import online
 
+<<<<<<< HEAD
     if everything == bool(start or end) or bool(start) != bool(end):
         raise typer.BadParameter("Give --start and --end, or --all.")
     window = online.published_window(domain, view) if everything else Window.parse(start, end)
     report = asdict(online.materialize(domain, view, window, tell=lambda progress: output.step(f"{view}: {progress}")))
+=======
+    if (start is None) != (end is None):
+        raise typer.BadParameter("Give both --start and --end, or neither for all published days.")
+    window = Window.parse(start, end) if start and end else None
+    report = asdict(online.materialize(domain, view, window))
+>>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
     output.emit(report) if json else output.facts(report)
 
 
@@ -95,7 +135,43 @@ def status(domain: Domain, json: output.Json = False) -> None:
         )
     if json:
         return output.emit(rows)
+<<<<<<< HEAD
     output.table(list(rows[0]) if rows else [], [tuple(row.values()) for row in rows])
+
+
+@states.command("list", epilog="Example: adin features registry list")
+def list_states(json: output.Json = False) -> None:
+    """Show the states of the registry that can be brought back."""
+    from dataclasses import asdict
+
+    from adin.features import store
+
+    found = store.bucket_registry().states()
+    if json:
+        return output.emit([asdict(state) for state in found])
+    rows = [(each.number, f"{each.written:%Y-%m-%d %H:%M:%S}", each.bytes, "*" * each.current) for each in found]
+    return output.table(["state", "written or replaced (UTC)", "bytes", "in force"], rows)
+
+
+@states.command("restore", epilog="Example: adin features registry restore 41")
+def restore(
+    number: Annotated[int, typer.Argument(help="State, as `list` shows it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Put an earlier state of the registry in force again; what is in force is kept and can be brought back too."""
+    from adin.features import store
+
+    kept = store.bucket_registry()
+    if not yes:
+        typer.confirm(
+            f"Everything applied and loaded since state {number} is forgotten. Restore?", abort=True, err=json
+        )
+    now = kept.restore(number)
+    output.emit({"restored": number, "state": now}) if json else output.console.print(
+        f"✓ state {number} is in force again, as state {now}"
+    )
+>>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
 
 
 for _name, _command, _example in (
@@ -105,3 +181,4 @@ for _name, _command, _example in (
     ("replay", features_push.replay, "replay"),
 ):
     app.command(_name, epilog=f"Example: adin features {_example}")(_command)
+=======

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from adin.connections import Connection, connection
-from adin.errors import ConfigError, NotFoundError, ServiceError
-from adin.features import codec, repo, shards
+from adin.errors import AdinError, ConfigError, NotFoundError, RefusedError, ServiceError
+from adin.features import codec, promises, repo, shards
 from adin.features.feast_import import import_feast
+from adin.features.registry_merge import definition, joined
 from adin.settings import settings
 from adin.window import Window
 
@@ -38,17 +42,51 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """The difference between the feature repository and the registry; removed objects stay unless asked."""
+    """The difference between the feature repository and the registry; removed objects stay unless asked.
+
+    :param destructive: what the changes take away from those who read features, a line each; needs approval.
+    :param needed: who still needs some of it: then it is refused, approved or not.
+    """
 
     domain: str
     changes: tuple[Change, ...]
+    destructive: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.changes)) or f"The registry has {self.domain} as it is in the repository."
+        told = [*map(str, self.changes)]
+        told += ["Destructive:", *(f"    {line}" for line in self.destructive)] if self.destructive else []
+        told += ["Refused, as still needed:", *(f"    {line}" for line in self.needed)] if self.needed else []
+        return "\n".join(told) or f"The registry has {self.domain} as it is in the repository."
+
+    @property
+    def to_load(self) -> list[str]:
+        """Return the views with features that are not online yet."""
+        return [
+            change.name
+            for change in self.changes
+            if change.kind == "FeatureView"
+            and (change.action == "added" or any(line.startswith("features:") for line in change.details))
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values."""
         return asdict(self)
+
+    def check(self, *, approve: bool) -> None:
+        """Let the plan pass.
+
+        :raises RefusedError: a model or problem needs what it takes away, or it destroys and nobody approved.
+        """
+        if self.needed:
+            listed = "\n  ".join(self.needed)
+            raise RefusedError(f"The definitions of {self.domain} take away what is needed:\n  {listed}")
+        if self.destructive and not approve:
+            listed = "\n  ".join(self.destructive)
+            raise RefusedError(
+                f"The definitions of {self.domain} take something away:\n  {listed}\n",
+                "If that is meant, apply with --approve (in the DAG: Approve).",
+            )
 
 
 def feature_store(conn: Connection | None = None, *, offline: bool = False) -> Any:
@@ -69,15 +107,18 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
     config = RepoConfig(
         project=settings().project,
         provider="local",
-        registry={"registry_type": "sql", "path": conn.extra["registry"], "cache_ttl_seconds": 60},
+        registry=_registry(conn),
         online_store={"type": "redis", "redis_type": _redis_type(conn), "connection_string": _redis(conn)},
         entity_key_serialization_version=3,
         **({"offline_store": _spark()} if offline else {}),
     )
     try:
-        return FeatureStore(config=config)
+        made = FeatureStore(config=config)
     except Exception as error:
         raise _unreachable(error) from error
+    # a stock `feast materialize` marks its view, which Feast would then refuse to read until it ends, or for ever
+    made.registry.serve_features_while_materializing = True
+    return made
 
 
 def environment() -> dict[str, str]:
@@ -86,8 +127,11 @@ def environment() -> dict[str, str]:
     :raises ConfigError: a connection lacks something.
     """
     feast, spark = connection("feast"), connection("spark")
+    registry = _registry(feast)
     return {
+        **({"ADIN_CONN_S3": connection("s3").uri} if registry["registry_type"] == "file" else {}),
         "FEAST_REGISTRY": str(feast.extra["registry"]),
+        "FEAST_REGISTRY_TYPE": str(registry["registry_type"]),
         "FEAST_REDIS": _redis(feast),
         "FEAST_REDIS_TYPE": _redis_type(feast),
         "HIVE_METASTORE": str(spark.extra["metastore"]),
@@ -96,6 +140,47 @@ def environment() -> dict[str, str]:
 
 def _redis_type(conn: Connection) -> str:
     return "redis_cluster" if shards.mode(conn) == "cluster" else "redis"
+
+
+def bucket_registry(conn: Connection | None = None) -> Any:
+    """Return the registry's file edition; :raises ConfigError: the registry lies in a database."""
+    where = str((conn or connection("feast")).extra.get("registry", ""))
+    if not where.startswith("s3://"):
+        raise ConfigError(
+            "The connection feast has its registry in a database, which keeps no earlier states.",
+            "Use the database's own backups, or a registry s3://bucket/key.",
+        )
+    from adin.features.registry_file import BucketRegistryStore
+
+    return BucketRegistryStore(SimpleNamespace(path=where))
+
+
+def _registry(conn: Connection) -> dict[str, Any]:
+    where = str(conn.extra["registry"])
+    in_bucket = where.startswith("s3://")
+    return {
+        "registry_type": "file" if in_bucket else "sql",
+        "registry_store_type": "adin.features.registry_file.BucketRegistryStore",  # Feast's SQL registry ignores it
+        "path": where,
+        "cache_ttl_seconds": 60,
+    }
+
+
+@contextmanager
+def _alone(store: Any) -> Iterator[None]:
+    """Hold off other changes of a registry in PostgreSQL, whose rows Feast reads and writes without a lock.
+
+    In S3 nobody waits: who comes second is merged. SQLite is for one process.
+    """
+    engine = getattr(store.registry, "write_engine", None)
+    if engine is None or engine.dialect.name != "postgresql":
+        yield
+        return
+    from sqlalchemy import text
+
+    with engine.begin() as held:
+        held.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"feast {store.project}"})
+        yield
 
 
 def _redis(conn: Connection) -> str:
@@ -114,34 +199,47 @@ def _redis(conn: Connection) -> str:
     return ",".join([*(f"{host}:{port}" for host, port in known), *given])
 
 
-def plan(domain: str) -> Plan:
+def plan(domain: str, *, delete: bool = False) -> Plan:
     """Return what :func:`apply` would change, and which objects of the registry no domain of the repository has.
 
+    :param delete: count the loss of these objects as well.
     :raises NotFoundError: there is no such domain.
     :raises ConfigError: its definitions contradict each other.
     """
-    return _plan(domain, feature_store())[0]
+    return _plan(domain, feature_store(), delete)[0]
 
 
-def apply(domain: str, *, delete: bool = False) -> Plan:
+def apply(domain: str, *, delete: bool = False, approve: bool = False) -> Plan:
     """Bring the registry to what the repository says and return what changed; applied again, nothing does.
 
     :param delete: also remove objects no domain has, and what is online of removed views. Default False.
+    :param approve: whether features may be taken away, or changed in type or key. Default False.
     :raises ConfigError: definitions contradict each other, or two features of an entity share a hash field in Redis.
+    :raises RefusedError: see :meth:`Plan.check`.
     """
     found = repo.domain(domain)
     _check_fields(found.views)
     store = feature_store()
-    planned, objects, unknown = _plan(domain, store)
-    if not delete:
-        planned = Plan(domain, tuple(change for change in planned.changes if change.action != "removed"))
-        unknown = []
-    if planned.changes:
-        try:
-            store.apply(objects, objects_to_delete=unknown, partial=not delete)
-        except Exception as error:
-            raise ConfigError(f"Feast refused the definitions of {domain}: {error}.") from error
+    with _alone(store):
+        planned, objects, unknown = _plan(domain, store, delete)
+        if not delete:
+            planned = replace(planned, changes=tuple(each for each in planned.changes if each.action != "removed"))
+            unknown = []
+        planned.check(approve=approve)
+        if planned.changes:
+            _apply(domain, store, objects, unknown)
     return planned
+
+
+def _apply(domain: str, store: Any, objects: list[Any], unknown: list[Any]) -> None:
+    # a refresh between two objects would drop what was changed of the copy in memory so far
+    store.registry.cached_registry_proto_ttl = timedelta(0)
+    try:
+        store.apply(objects, objects_to_delete=unknown, partial=not unknown)
+    except AdinError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"Feast refused the definitions of {domain}: {error}.") from error
 
 
 def record_interval(view: str, window: Window) -> None:
@@ -152,17 +250,22 @@ def record_interval(view: str, window: Window) -> None:
     from feast.errors import FeatureViewNotFoundException
 
     store = feature_store()
-    project = store.project
-    try:
-        found = store.registry.get_feature_view(view, project, allow_cache=False)
-        store.registry.apply_materialization(found, project, window.start, window.end)
-        found = store.registry.get_feature_view(view, project, allow_cache=False)
-    except FeatureViewNotFoundException:
-        raise NotFoundError(f"Feast's registry has no view {view}.", "Run `adin features apply` first.") from None
-    merged = _merged(found.materialization_intervals)
-    if merged != sorted(found.materialization_intervals):
-        found.materialization_intervals = merged
-        store.registry.apply_feature_view(found, project)
+    with _alone(store):
+        try:
+            _record(store, view, window)
+        except FeatureViewNotFoundException:
+            raise NotFoundError(f"Feast's registry has no view {view}.", "Run `adin features apply` first.") from None
+
+
+def _record(store: Any, view: str, window: Window) -> None:
+    registry, project = store.registry, store.project
+    found = registry.get_feature_view(view, project, allow_cache=False)
+    registry.apply_materialization(found, project, window.start, window.end)
+    found = registry.get_feature_view(view, project, allow_cache=False)
+    spans = joined(found.materialization_intervals)
+    if spans != sorted(found.materialization_intervals):
+        found.materialization_intervals = spans
+        registry.apply_feature_view(found, project)
 
 
 def intervals(view: str) -> list[Window]:
@@ -181,21 +284,11 @@ def all_intervals(views: Iterable[str]) -> dict[str, list[Window]]:
             spans = store.registry.get_feature_view(view, store.project, allow_cache=False).materialization_intervals
         except FeatureViewNotFoundException:
             spans = []
-        found[view] = [Window(start, end) for start, end in _merged(spans)]
+        found[view] = [Window(start, end) for start, end in joined(spans)]
     return found
 
 
-def _merged(spans: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    merged: list[tuple[Any, Any]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def _plan(domain: str, store: Any) -> tuple[Plan, list[Any], list[Any]]:
+def _plan(domain: str, store: Any, delete: bool) -> tuple[Plan, list[Any], list[Any]]:
     """Return the plan, the repository's objects, and the registry's objects that no domain has."""
     objects = [_fresh(found) for found in _declared(domain)]
     _infer(store, objects)
@@ -210,7 +303,24 @@ def _plan(domain: str, store: Any) -> tuple[Plan, list[Any], list[Any]]:
     known = {(_kind(each), each.name) for name in repo.domains() for each in _declared(name)}
     unknown = [each for key, each in registered.items() if key not in known]
     changes += [Change("removed", _kind(each), each.name) for each in unknown]
-    return Plan(domain, tuple(sorted(changes, key=lambda change: (change.kind, change.name)))), objects, unknown
+    after = registered | {(_kind(each), each.name): each for each in objects}
+    gone = unknown if delete else []
+    if delete:
+        after = {key: each for key, each in after.items() if key in known}
+    ordered = tuple(sorted(changes, key=lambda change: (change.kind, change.name)))
+    return Plan(domain, ordered, *_lost(registered.values(), after.values(), gone)), objects, unknown
+
+
+def _lost(before: Iterable[Any], after: Iterable[Any], gone: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a change takes away, and who needs it."""
+    had, has = promises.promises(before), promises.promises(after)
+    lost = promises.broken(had, has)
+    told = [f"{name}: {what}" for name, what in sorted(lost.items())]
+    for name, features in sorted(had.services.items()):
+        left = sorted(features - has.services.get(name, set()) - set(lost))
+        told += [f"feature service {name}: no longer {', '.join(left)}"] if left else []
+    told += sorted(f"{_kind(each)} {each.name}: removed" for each in gone)
+    return tuple(told), tuple(promises.needed(lost, has, set(had.services) - set(has.services)) if told else ())
 
 
 def _declared(domain: str) -> list[Any]:
@@ -267,35 +377,12 @@ def _kind(found: Any) -> str:
 
 def _differences(before: Any, after: Any) -> tuple[str, ...]:
     """Return the properties in which two objects differ, without those that Feast alone writes."""
-    from google.protobuf.json_format import MessageToDict
-
-    def facts(found: Any) -> dict[str, Any]:
-        message = found.to_proto()
-        told = MessageToDict(getattr(message, "spec", message), preserving_proto_field_name=True)
-        plain: dict[str, Any] = _plain({key: value for key, value in told.items() if key not in _FEASTS_OWN})
-        return plain
-
-    old, new = facts(before), facts(after)
+    old, new = definition(before.to_proto()), definition(after.to_proto())
     return tuple(
         f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     )
-
-
-_FEASTS_OWN = {"project", "meta", "version", "current_version_number", "state"}
-
-
-def _plain(value: Any) -> Any:
-    """Return facts without what Feast adds to a stored object and with lists of named things in one order."""
-    if isinstance(value, dict):
-        # a pickled function differs between runs; its source text says whether it changed
-        return {key: _plain(each) for key, each in value.items() if key not in {"body", "meta"}}
-    if isinstance(value, list):
-        plain = [_plain(each) for each in value]
-        named = all(isinstance(each, dict) and "name" in each for each in plain)
-        return sorted(plain, key=lambda each: str(each["name"])) if named else plain
-    return value
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,7 @@ def ensure_safe(store: Store) -> None:
         problems = judge(store)
     if problems:
         raise ConfigError(
-            f"AMVersion does not write to this store, for changes would get lost: {problems[0]}",
+            f"Nothing is written to this store, for changes would get lost: {problems[0]}",
             "Use a store that honours If-None-Match and If-Match, then run `adin model doctor`.",
         )
 

@@ -1,4 +1,4 @@
-"""Objects in S3: the few calls AMVersion needs, each repeated while the store does not answer."""
+"""Objects in S3: the few calls the registries need, each repeated while the store does not answer."""
 
 from __future__ import annotations
 
