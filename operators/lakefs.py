@@ -38,7 +38,7 @@ class BuildDatasetOperator(WorkOperator):
 
     template_fields: Sequence[str] = ("problem", "window")
     operator_extra_links = (CommitLink(),)
-    connections: ClassVar[tuple[str, ...]] = ("spark", "feast", "lakefs")
+    connections: ClassVar[tuple[str, ...]] = ("spark", "feast", "s3", "lakefs")
 
     def __init__(self, *, problem: str, window: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

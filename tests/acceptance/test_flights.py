@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -16,6 +17,7 @@ from adin.connections import connection
 from adin.datasets.clickhouse import clickhouse
 from adin.errors import ServiceError
 from adin.features import hive, online, repo
+from adin.features.snapshot import snapshot
 from adin.models import registry
 from adin.problem import problem
 from adin.run_key import content_hash
@@ -105,6 +107,15 @@ def test_the_same_request_gives_the_same_version(champion):
     again = datasets.build(PROBLEM, manifest.window, "acceptance-again")
     assert again.commit == champion.manifest.dataset
     assert len(datasets.versions(PROBLEM)) == 1
+
+
+@pytest.mark.flow(6, 7, 8)
+def test_a_version_carries_what_the_registry_said_of_its_features(champion, tmp_path):
+    commit = champion.manifest.dataset
+    kept = datasets.download(PROBLEM, commit, tmp_path).manifest["registry_snapshot"]
+    content = (tmp_path / "registry.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == kept["sha256"]
+    assert content == snapshot(repo.service("flights", PROBLEM))
 
 
 @pytest.mark.flow(12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import pytest
 from adin.commands.features import app
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, ServiceError
-from adin.features import store
+from adin.features import repo, store
 from adin.features.feast_import import import_feast
+from adin.features.snapshot import snapshot
 from adin.models.objects import Bucket
 from feature_registry import HEAVY, ROUNDS, change, day, forget, write_domain
 from processes import at_once
@@ -224,6 +226,33 @@ def test_a_load_recorded_while_a_view_is_changed_is_kept(either: Path) -> None:
         store.record_interval("shared", day(2))
     assert registered() == {"shared": ["f0", "f1"]}
     assert store.intervals("shared") == [day(1), day(2)]
+
+
+@pytest.mark.flow(6, 7, 8)
+def test_the_snapshot_of_a_service_is_the_same_in_both_editions_and_changes_only_with_its_definitions(
+    servers: Servers, tmp_path: Path
+) -> None:
+    found = []
+    for edition in ("postgres", "s3"):
+        folder = tmp_path / edition
+        with project(servers, folder, edition):
+            once = snapshot(repo.service("shared", "shared_service"))
+            store.record_interval("shared", day(1))
+            write_domain(folder, "other", 1)
+            forget()
+            store.apply("other")
+            assert snapshot(repo.service("shared", "shared_service")) == once
+            write_domain(folder, "shared", 2)
+            forget()
+            with pytest.raises(DataError, match="registry has other features"):
+                snapshot(repo.service("shared", "shared_service"))
+            store.apply("shared")
+            found.append((once, snapshot(repo.service("shared", "shared_service"))))
+    assert found[0] == found[1] and found[0][0] != found[0][1]
+    told = json.loads(found[0][1])
+    assert [field["name"] for field in told["FeatureView"][0]["features"]] == ["f0", "f1"]
+    assert [each["join_key"] for each in told["Entity"]] == ["shared_id"]
+    assert "other" not in str(told)
 
 
 def test_a_store_that_ignores_conditions_is_refused(servers: Servers, tmp_path: Path, empty_bucket: str) -> None:

@@ -20,6 +20,7 @@ from adin.datasets.lake import BUILD, Lake
 from adin.errors import ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import repo
 from adin.features.offline import offline
+from adin.features.snapshot import snapshot
 from adin.problem import Problem, problem
 from adin.run_key import content_hash
 from adin.settings import ROOT, settings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 MANIFEST = "manifest.json"
+REGISTRY = "registry.json"
 _INPUTS = "adin_inputs"
 #: Temporary tables older than this belong to builds that are dead.
 _ABANDONED_AFTER = timedelta(hours=6)
@@ -66,7 +68,8 @@ def build(
     :param window: events to learn from; the last spans of it become the validate and test splits.
     :param key: run key; names the Spark job and stands in the commit.
     :param progress: called with one line at each step.
-    :raises DataError: no features or labels for the window, or the counts of a step disagree.
+    :raises DataError: no features or labels for the window, the counts of a step disagree, or the feature service is
+        not applied as the repository has it.
     :raises ServiceError: features were published meanwhile; the next try takes them.
     """
     spec = problem(name)
@@ -78,6 +81,7 @@ def build(
         progress(f"found {found.commit[:12]}: same inputs, same version")
         return found
     _drop_abandoned()
+    registry = snapshot(repo.service(spec.domain, spec.features))
     table = _table(name, digest)
     store = offline()
     progress("point-in-time join")
@@ -89,7 +93,7 @@ def build(
             f"Features of {name} were published while its training set was joined.", "The next try takes the new ones."
         )
     progress(f"{sum(result['rows'].values()):,} rows; copying to lakeFS")
-    version = _publish(spec, inputs, digest, result, key, lake)
+    version = _publish(spec, inputs, digest, result, registry, key, lake)
     _drop_temporary(name, digest, lake)
     progress(f"committed {version.commit[:12]}")
     return version
@@ -143,7 +147,7 @@ def is_version(commit: Any, name: str) -> bool:
 def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) -> DatasetVersion:
     """Copy a version's files below a folder and verify each against the manifest.
 
-    :param target: gets ``data/split=<split>/*.parquet`` and ``manifest.json``.
+    :param target: gets ``data/split=<split>/*.parquet``, ``registry.json`` and ``manifest.json``.
     :raises DataError: a file's hash differs from the manifest.
     :raises NotFoundError: there is no such version, or it gave up its files.
     """
@@ -158,8 +162,10 @@ def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
+    # versions made before there were snapshots have none
+    snapshots = [found.manifest["registry_snapshot"]] if "registry_snapshot" in found.manifest else []
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(fetch, found.manifest["files"]))
+        list(pool.map(fetch, [*found.manifest["files"], *snapshots]))
     (target / MANIFEST).write_text(json.dumps({"commit": found.commit, **found.manifest}, indent=2))
     return found
 
@@ -230,7 +236,7 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
 
 
 def _publish(
-    spec: Problem, inputs: dict[str, Any], digest: str, result: dict[str, Any], key: str, lake: Lake
+    spec: Problem, inputs: dict[str, Any], digest: str, result: dict[str, Any], registry: bytes, key: str, lake: Lake
 ) -> DatasetVersion:
     """Copy the temporary table to a branch of its own and bring it to the problem's branch as one commit."""
     branch = _branch(spec.name, digest)
@@ -240,7 +246,9 @@ def _publish(
         lake.create_branch(branch, spec.name)
         lake.delete(branch, lake.paths(branch))
         files = _copy(result, branch, lake)
-        manifest = _manifest(inputs, result, files, key)
+        lake.upload(branch, REGISTRY, registry)
+        kept = {"path": REGISTRY, "sha256": hashlib.sha256(registry).hexdigest(), "bytes": len(registry)}
+        manifest = {**_manifest(inputs, result, files, key), "registry_snapshot": kept}
         lake.upload(branch, MANIFEST, json.dumps(manifest, indent=2).encode())
         metadata = {_INPUTS: digest, "adin_run_key": key, "adin_window": inputs["window"], "adin_problem": spec.name}
         lake.commit(branch, f"Stage {spec.name} {inputs['window']}", metadata)

@@ -288,6 +288,11 @@ def all_intervals(views: Iterable[str]) -> dict[str, list[Window]]:
     return found
 
 
+def registered() -> list[Any]:
+    """Return the objects in the registry: entities, sources, views, services."""
+    return _registered(feature_store())
+
+
 def _plan(domain: str, store: Any, delete: bool) -> tuple[Plan, list[Any], list[Any]]:
     """Return the plan, the repository's objects, and the registry's objects that no domain has."""
     objects = [_fresh(found) for found in _declared(domain)]
