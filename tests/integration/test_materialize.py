@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from adin.connections import connection
 from adin.errors import DataError, NotFoundError
-from adin.features import hdfs, hive, online, repo, store, wire
+from adin.features import hdfs, hive, online, repo, skew, store, wire
 from adin.features.offline import Partition
 from adin.settings import settings
 from adin.window import Window
@@ -167,3 +167,15 @@ def test_a_large_window_is_loaded_by_sparks_executors_with_the_same_result(
     assert (report.by, report.rows, report.keys, report.written) == ("spark", 6, 2, 2)
     assert stored() == before
     assert store.intervals("prices") == [window(1, 3)]
+
+
+def test_the_skew_check_replays_from_hive_what_is_online(table: str) -> None:
+    publish(table, {1: day_of(1, {"corner": 1.0}), 2: day_of(2, {"corner": 3.0, "mill": 2.0})})
+    online.materialize("shop", "prices", window(1, 2))
+    service = replace(repo.service("shop", "counter"), views=(repo.domain("shop").view("prices"),))
+    assert [(each.entities, each.worst) for each in skew.check(service).features] == [(2, 0.0), (2, 0.0)]
+    publish(table, {2: day_of(2, {"corner": 9.0, "mill": 2.0})})
+    assert {each.feature: each.mismatch for each in skew.check(service).features} == {
+        "prices__bread": 0.5,
+        "prices__level": 0.0,
+    }

@@ -79,14 +79,9 @@ def apply(
 def materialize(
     domain: Domain,
     view: Annotated[str, typer.Argument(help="Feature view.")],
-<<<<<<< HEAD
     start: Annotated[str, typer.Option(help="First day, UTC.")] = "",
     end: Annotated[str, typer.Option(help="Day after the last, UTC.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="All published days: for a view just applied.")] = False,
-=======
-    start: Annotated[str | None, typer.Option(help="First day, UTC; default the first published.")] = None,
-    end: Annotated[str | None, typer.Option(help="Day after the last, UTC; default after the last published.")] = None,
->>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
     json: output.Json = False,
 ) -> None:
     """Write what changed in a window, or in all published days, to the online store."""
@@ -94,17 +89,10 @@ def materialize(
 
     from adin.features import online
 
-<<<<<<< HEAD
     if everything == bool(start or end) or bool(start) != bool(end):
         raise typer.BadParameter("Give --start and --end, or --all.")
     window = online.published_window(domain, view) if everything else Window.parse(start, end)
     report = asdict(online.materialize(domain, view, window, tell=lambda progress: output.step(f"{view}: {progress}")))
-=======
-    if (start is None) != (end is None):
-        raise typer.BadParameter("Give both --start and --end, or neither for all published days.")
-    window = Window.parse(start, end) if start and end else None
-    report = asdict(online.materialize(domain, view, window))
->>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
     output.emit(report) if json else output.facts(report)
 
 
@@ -135,8 +123,39 @@ def status(domain: Domain, json: output.Json = False) -> None:
         )
     if json:
         return output.emit(rows)
-<<<<<<< HEAD
     output.table(list(rows[0]) if rows else [], [tuple(row.values()) for row in rows])
+
+
+@app.command("skew", epilog="Example: adin features skew flights_delay --limit 0.01")
+def skew(
+    name: Annotated[str, typer.Argument(help="Problem, or feature service.")],
+    sample: Annotated[int, typer.Option(min=1, max=100_000, help="Entities a view.")] = 1000,
+    limit: Annotated[float, typer.Option(min=0, max=1, help="Greatest share that passes.")] = 0.01,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw the same entities again.")] = None,
+    json: output.Json = False,
+) -> None:
+    """Compare what is online with what training would see; exit code 1 if a share is over the limit.
+
+    Entities are drawn from the last published day. Per feature, the shares of them whose values differ (numbers: by
+    more than 1e-6 of the value), are only offline (missing), or only online (extra).
+    """
+    from adin.features import skew as checking
+
+    report = checking.check(checking.find(name), sample=sample, seed=seed)
+    if json:
+        output.emit(report.as_dict() | {"limit": limit, "worst": report.worst})
+    else:
+        rows = [
+            (each.feature, each.entities, *(f"{share:.2%}" for share in (each.mismatch, each.missing, each.extra)))
+            for each in report.features
+        ]
+        output.table(["feature", "entities", "mismatch", "missing", "extra"], rows)
+        for each in report.features:
+            if each.example:
+                output.console.print(f"{each.feature}: e.g. {each.example}", markup=False, highlight=False)
+        output.console.print(f"limit {limit:.2%}, tolerance {report.tolerance}, seed {report.seed}")
+    if report.worst > limit:
+        raise typer.Exit(1)
 
 
 @states.command("list", epilog="Example: adin features registry list")
@@ -171,7 +190,6 @@ def restore(
     output.emit({"restored": number, "state": now}) if json else output.console.print(
         f"✓ state {number} is in force again, as state {now}"
     )
->>>>>>> 9268046 (Keep Feast's registry in S3 without lost updates, and its earlier states; refuse to take away features that are needed)
 
 
 for _name, _command, _example in (
@@ -181,4 +199,3 @@ for _name, _command, _example in (
     ("replay", features_push.replay, "replay"),
 ):
     app.command(_name, epilog=f"Example: adin features {_example}")(_command)
-=======

@@ -207,6 +207,14 @@ def keyed(view: View, table: pa.Table) -> pa.Table:
     return table if pc.all(every).as_py() else table.filter(every)
 
 
+def newest(view: View, table: pa.Table) -> pa.Table:
+    """Return the row of each key that would be online after all these were written; none of a deleted entity."""
+    rows = keyed(view, table)
+    found = _rows(view, rows)
+    places = _newest_places(found)
+    return rows.take(pa.array(places[~found.deleted[places]]))
+
+
 def _rows(view: View, table: pa.Table, project: str | None = None) -> _Rows:
     """Cast a table's columns and encode its keys."""
     keys = {name: (kind, codec.cast(table[name], kind, name=name)) for name, kind in view.key_types}

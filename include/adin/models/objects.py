@@ -191,7 +191,7 @@ class Bucket:
         if code == "NoSuchKey" or (_status(error) == 404 and code != "NoSuchBucket"):
             return NotFoundError(f"No object {key} in {self._where}.")
         kind = _ERRORS.get(code or "", UnreachableError if (_status(error) or 0) >= 500 else ServiceError)
-        remedy = "Check the connection s3 and the setting ADIN_MODEL_BUCKET." if kind is ConfigError else "Is S3 up?"
+        remedy = "Check the connection s3 and the name of the bucket." if kind is ConfigError else "Is S3 up?"
         return kind(f"The {self._where} answered {_status(error) or ''} {code} for {key}.", remedy)
 
 
