@@ -19,6 +19,7 @@ from adin.features import repo, store
 from adin.features.feast_import import import_feast
 from adin.features.snapshot import snapshot
 from adin.models.objects import Bucket
+from adin.settings import ROOT, settings
 from feature_registry import HEAVY, ROUNDS, change, day, forget, write_domain
 from processes import at_once
 from s3_proxy import s3_proxy
@@ -101,7 +102,7 @@ def test_two_appliers_and_two_materializers_at_once_lose_nothing_in_either_editi
     forget()
 
 
-def interleaved(settings: dict[str, Any]) -> set[str]:
+def interleaved(given: dict[str, Any]) -> set[str]:
     """Let another writer come between two steps of an apply; return the entities there are in the end."""
     import_feast()
     from feast import Entity
@@ -109,7 +110,7 @@ def interleaved(settings: dict[str, Any]) -> set[str]:
     from feast.repo_config import RegistryConfig
 
     def opened() -> Any:
-        return Registry("adin", RegistryConfig(registry_type="file", cache_ttl_seconds=0, **settings), None)
+        return Registry("adin", RegistryConfig(registry_type="file", cache_ttl_seconds=0, **given), None)
 
     opened().apply_entity(Entity(name="first"), "adin")
     ours, theirs = opened(), opened()
@@ -128,6 +129,20 @@ def test_a_writer_between_two_steps_of_an_apply_loses_nothing_here_and_does_in_f
     here["registry_store_type"] = "adin.features.registry_file.BucketRegistryStore"
     assert interleaved(here) == everything
     assert interleaved({"path": str(tmp_path / "registry.db")}) < everything
+
+
+def test_the_stock_feast_configuration_reads_the_registry_of_either_edition(
+    either: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast import FeatureStore
+
+    monkeypatch.setenv("ADIN_CONN_SPARK", Connection("spark", extra={"metastore": "thrift://127.0.0.1:1"}).uri)
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    stock = FeatureStore(repo_path=str(ROOT / "feature_repo"))
+    views = stock.registry.list_feature_views(settings().project)
+    assert [view.name for view in views] == ["shared"]
+    assert stock.registry.serve_features_while_materializing
 
 
 def test_a_store_that_cannot_be_read_is_an_error_and_the_registry_stays_what_it_was(
