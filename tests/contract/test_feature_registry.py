@@ -22,6 +22,7 @@ from adin.models.objects import Bucket
 from adin.settings import ROOT, settings
 from feature_registry import HEAVY, ROUNDS, change, day, forget, write_domain
 from processes import at_once
+from redis_server import RedisServer
 from s3_proxy import s3_proxy
 from servers import Servers
 from typer.testing import CliRunner
@@ -145,6 +146,22 @@ def test_the_stock_feast_configuration_reads_the_registry_of_either_edition(
     assert stock.registry.serve_features_while_materializing
 
 
+def test_the_test_button_of_the_connection_asks_the_registry_where_it_lies(
+    either: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adin.airflow.hooks import FeastHook
+
+    s3 = connection("s3")
+    told = {"conn_type": "adin_s3", "host": s3.host, "port": s3.port, "login": s3.login, "password": s3.password}
+    monkeypatch.setenv("AIRFLOW_CONN_S3_DEFAULT", json.dumps(told))
+    conn = replace(redis_server.connection, extra=connection("feast").extra)
+    answer = FeastHook().probe(conn)
+    assert answer.startswith("Redis answers, registry answers")
+    gone = str(conn.extra["registry"]).replace("adin-test-", "no-such-")
+    with pytest.raises(Exception, match="no-such-"):
+        FeastHook().probe(replace(conn, extra={"registry": gone}))
+
+
 def test_a_store_that_cannot_be_read_is_an_error_and_the_registry_stays_what_it_was(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,11 +251,8 @@ def test_a_load_recorded_while_a_view_is_changed_is_kept(either: Path) -> None:
     forget()
     store.record_interval("shared", day(1))
     store.apply("shared")
-    if hasattr(slow.registry, "cached_registry_proto") and not hasattr(slow.registry, "write_engine"):
-        view = slow.registry.get_feature_view("shared", slow.project, allow_cache=True)
-        slow.registry.apply_materialization(view, slow.project, day(2).start, day(2).end)
-    else:
-        store.record_interval("shared", day(2))
+    view = slow.registry.get_feature_view("shared", slow.project, allow_cache=True)
+    slow.registry.apply_materialization(view, slow.project, day(2).start, day(2).end)
     assert registered() == {"shared": ["f0", "f1"]}
     assert store.intervals("shared") == [day(1), day(2)]
 
