@@ -156,7 +156,7 @@ def test_the_test_button_of_the_connection_asks_the_registry_where_it_lies(
     monkeypatch.setenv("AIRFLOW_CONN_S3_DEFAULT", json.dumps(told))
     conn = replace(redis_server.connection, extra=connection("feast").extra)
     answer = FeastHook().probe(conn)
-    assert answer.startswith("Redis answers, registry answers")
+    assert answer.startswith("Redis answers (1 server), registry answers")
     gone = str(conn.extra["registry"]).replace("adin-test-", "no-such-")
     with pytest.raises(Exception, match="no-such-"):
         FeastHook().probe(replace(conn, extra={"registry": gone}))

@@ -94,7 +94,7 @@ def test_new_views_are_loaded_online_over_all_published_days_by_one_command(coun
     assert store.intervals("takings") == [Window.parse("2013-07-03", "2013-07-04")]
     columns, _ = online.OnlineReader(counter).read([{"shop": "shop-3", "till_id": 3}])
     assert (columns["prices__bread"][0], columns["takings__cents"][0]) == (1.0, 3 * 1000000007)
-    done = CliRunner().invoke(app, ["materialize", "shop", "prices", "--json"])
+    done = CliRunner().invoke(app, ["materialize", "shop", "prices", "--all", "--json"])
     assert json.loads(done.output) | {"written": 0} == json.loads(done.output)
     assert json.loads(done.output)["days"] == 3
 
