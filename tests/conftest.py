@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from server_fixtures import edition, empty, model, redis_server, servers, stack  # noqa: F401 - fixtures of all tests
+from server_fixtures import clickhouse_server, edition, empty, model, redis_server, servers, stack  # noqa: F401 - fixtures of all tests
 
 # Airflow reads its home when it is first imported: give it an empty one, never the user's
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="adin-airflow-"))

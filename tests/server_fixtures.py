@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from adin.connections import Connection, connection
 from adin.settings import ROOT, settings
+from clickhouse_server import ClickHouseServer
 from redis_server import RedisServer
 from servers import Servers, execute, s3_client
 
@@ -100,5 +101,13 @@ def model() -> str:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis server of the session's own."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A ClickHouse engine of the session's own, beside the ports of the servers above."""
+    server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"), int(_PORT_BASE) + 40)
     yield server
     server.kill()

@@ -95,12 +95,14 @@ class Training(_Spec):
 class Schedule(_Spec):
     """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both.
 
+    :param on_drift: also when a drift of data, label or concept is first found.
     :param owner: who trains at the cron time. With ``kfp`` two recurring runs of Kubeflow Pipelines do, from the newest
         dataset version; ``train__<problem>`` only builds dataset versions then, on new data or by hand.
     """
 
     cron: str | None = None
     on_data: str | None = None
+    on_drift: bool = False
     owner: Literal["airflow", "kfp"] = "airflow"
 
     @model_validator(mode="after")
@@ -229,6 +231,34 @@ class Rollback(_Spec):
     approvers: list[str] = []
 
 
+class Drift(_Spec):
+    """When the rows after the training are another world than those the model learned from.
+
+    :param reference: what they are compared with: the days of the champion's training split.
+    :param window: whole days counted together.
+    :param windows: newest windows looked at; an alarm needs most of them over the limit.
+    :param min_rows: windows with fewer values say nothing.
+    :param floors: smallest limit of each check; limits are else learned from the reference's own windows.
+    :param ignore: feature columns that are not watched.
+    """
+
+    reference: Literal["training"] = "training"
+    window: Duration = timedelta(days=1)
+    windows: int = Field(3, ge=1, le=30)
+    min_rows: int = Field(500, ge=1)
+    floors: dict[
+        Literal["psi", "label_psi", "loss", "nulls", "new_values", "out_of_range", "missing_rows", "duplicates"],
+        Annotated[float, Field(gt=0)],
+    ] = {}
+    ignore: list[str] = []
+
+    @model_validator(mode="after")
+    def _window_is_whole_days(self) -> Drift:
+        if self.window < timedelta(days=1) or self.window % timedelta(days=1):
+            raise ValueError("window must be whole days, such as 1d or 1w")
+        return self
+
+
 class Problem(_Spec):
     """One problem, as read from its ``problem.yaml``."""
 
@@ -247,6 +277,7 @@ class Problem(_Spec):
     promotion: Promotion
     serving: Serving = Serving()
     rollback: Rollback = Rollback()
+    drift: Drift = Drift()
     example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
     path: Path = Field(exclude=True)
 

@@ -209,6 +209,8 @@ def _columns(found: _Found, spec: Mapping[str, Any], service: Any) -> None:
         if isinstance(rail, dict):
             place: list[str | int] = ["promotion", "guardrails", number, "slices"]
             named += [([*place, n], column) for n, column in enumerate(_list(rail, "slices"))]
+    ignored = _list(_mapping(spec, "drift"), "ignore")
+    named += [(["drift", "ignore", number], column) for number, column in enumerate(ignored)]
     for where, column in named:
         if isinstance(column, str) and column not in service.columns:
             found.add(where, f"{column!r} is no feature of {service.name}.", _nearest(column, service.columns))

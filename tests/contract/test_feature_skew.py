@@ -95,8 +95,8 @@ def test_new_views_are_loaded_online_over_all_published_days_by_one_command(coun
     columns, _ = online.OnlineReader(counter).read([{"shop": "shop-3", "till_id": 3}])
     assert (columns["prices__bread"][0], columns["takings__cents"][0]) == (1.0, 3 * 1000000007)
     done = CliRunner().invoke(app, ["materialize", "shop", "prices", "--all", "--json"])
-    assert json.loads(done.output) | {"written": 0} == json.loads(done.output)
-    assert json.loads(done.output)["days"] == 3
+    assert json.loads(done.stdout) | {"written": 0} == json.loads(done.stdout)
+    assert json.loads(done.stdout)["days"] == 3
 
 
 def test_what_was_loaded_as_it_was_published_has_no_skew(counter: repo.Service) -> None:

@@ -15,7 +15,8 @@ from adin.datasets.versions import kept
 from adin.errors import ConfigError, DataError, ServiceError
 from adin.settings import settings
 
-_STAGING = "stage_"
+#: Names of staging tables begin so.
+STAGING = "stage_"
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ def load_clickhouse(
     lake = lake or Lake()
     found = kept(problem, commit, lake=lake)
     database = conn.schema or "default"
-    table = f"{_name(database)}.{_name(problem)}"
-    staging = f"{_name(database)}.{_name(_STAGING + re.sub(r'[^a-z0-9]', '_', key))}"
+    table = f"{identifier(database)}.{identifier(problem)}"
+    staging = f"{identifier(database)}.{identifier(STAGING + re.sub(r'[^a-z0-9]', '_', key))}"
     expected = {split: rows for split, rows in found.rows.items() if rows}
     with clickhouse(conn) as client:
-        client.command(f"CREATE DATABASE IF NOT EXISTS {_name(database)}")
+        client.command(f"CREATE DATABASE IF NOT EXISTS {identifier(database)}")
         source = _source(lake, found.commit)
         columns = _columns(client, source)
         _ensure_table(client, table, columns)
@@ -91,7 +92,7 @@ def load_clickhouse(
         client.command(f"DROP TABLE IF EXISTS {staging}")
         client.command(f"CREATE TABLE {staging} AS {table}")
         try:
-            listed = ", ".join(map(_name, columns))
+            listed = ", ".join(map(identifier, columns))
             client.command(
                 f"INSERT INTO {staging} ({listed}, split, _commit) "
                 f"SELECT {listed}, extract(_path, 'split=([a-z]+)'), '{found.commit}' FROM {source}",
@@ -114,8 +115,8 @@ def drop(problem: str, commit: str, *, conn: Connection | None = None) -> None:
     conn = conn or connection("clickhouse")
     database = conn.schema or "default"
     with clickhouse(conn) as client:
-        if client.command(f"EXISTS TABLE {_name(database)}.{_name(problem)}"):
-            client.command(f"ALTER TABLE {_name(database)}.{_name(problem)} DROP PARTITION {_text(commit)}")
+        if client.command(f"EXISTS TABLE {identifier(database)}.{identifier(problem)}"):
+            client.command(f"ALTER TABLE {identifier(database)}.{identifier(problem)} DROP PARTITION {literal(commit)}")
 
 
 def staged(*, conn: Connection | None = None) -> dict[str, datetime]:
@@ -123,7 +124,7 @@ def staged(*, conn: Connection | None = None) -> dict[str, datetime]:
     conn = conn or connection("clickhouse")
     query = (
         "SELECT name, toUnixTimestamp(metadata_modification_time) FROM system.tables "
-        f"WHERE database = {_text(conn.schema or 'default')} AND startsWith(name, '{_STAGING}')"
+        f"WHERE database = {literal(conn.schema or 'default')} AND startsWith(name, '{STAGING}')"
     )
     with clickhouse(conn) as client:
         return {str(name): datetime.fromtimestamp(made, UTC) for name, made in client.query(query).result_rows}
@@ -133,12 +134,12 @@ def drop_staged(table: str, *, conn: Connection | None = None) -> None:
     """Drop a staging table; no error if it is gone."""
     conn = conn or connection("clickhouse")
     with clickhouse(conn) as client:
-        client.command(f"DROP TABLE IF EXISTS {_name(conn.schema or 'default')}.{_name(table)}")
+        client.command(f"DROP TABLE IF EXISTS {identifier(conn.schema or 'default')}.{identifier(table)}")
 
 
 def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:
     """Create the problem's table, or add the columns that this version brings."""
-    declared = ", ".join(f"{_name(name)} {kind}" for name, kind in columns.items())
+    declared = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     client.command(
         f"CREATE TABLE IF NOT EXISTS {table} ({declared}, split LowCardinality(String), _commit String) "
         "ENGINE = MergeTree PARTITION BY _commit ORDER BY (split, event_timestamp) SETTINGS allow_nullable_key = 1"
@@ -146,7 +147,7 @@ def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:
     known = _columns(client, table)
     new = {name: kind for name, kind in columns.items() if name not in known}
     if new:
-        added = ", ".join(f"ADD COLUMN IF NOT EXISTS {_name(name)} {kind}" for name, kind in new.items())
+        added = ", ".join(f"ADD COLUMN IF NOT EXISTS {identifier(name)} {kind}" for name, kind in new.items())
         client.command(f"ALTER TABLE {table} {added}")
 
 
@@ -163,17 +164,19 @@ def _counts(client: Any, table: str, commit: str) -> dict[str, int]:
 
 def _source(lake: Lake, commit: str) -> str:
     address = f"{lake.connection.url}/{lake.repository}/{commit}/data/*/*.parquet"
-    login, password = _text(lake.connection.login), _text(lake.connection.password)
-    return f"s3({_text(address)}, {login}, {password}, 'Parquet')"
+    login, password = literal(lake.connection.login), literal(lake.connection.password)
+    return f"s3({literal(address)}, {login}, {password}, 'Parquet')"
 
 
-def _name(name: str) -> str:
+def identifier(name: str) -> str:
+    """Return the quoted name of a table or column; :raises ConfigError: it is none."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ConfigError(f"{name!r} is no name for a ClickHouse table or column.")
     return f"`{name}`"
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
+    """Return a text as a literal of a statement."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -37,9 +37,14 @@ def page(model: str, told: Mapping[str, Any], columns: Mapping[str, Array]) -> s
     ]
     if told["outcome"] != "invalid":
         parts += _plots(evidence, columns)
+    return document(f"{model}: evidence", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a page of parts that are HTML already."""
     body = "\n".join(parts)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(model)}: evidence</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>{body}</html>\n'
     )
 
@@ -100,7 +105,7 @@ def _gain_plot(primary: str, columns: Mapping[str, Array], evidence: Mapping[str
         f'<rect x="{_PAD}" width="{_WIDTH - 2 * _PAD}" y="{at(high):.1f}" height="{at(low) - at(high):.1f}" '
         f'fill="#0969da" opacity=".18"><title>interval of the mean: {low:.4f} .. {high:.4f}</title></rect>'
     )
-    return _svg(f"{band}{bars}{_axis(at, [low, 0.0, high])}", f"gain by day, interval {low:.4f} to {high:.4f}")
+    return svg(f"{band}{bars}{_axis(at, [low, 0.0, high])}", f"gain by day, interval {low:.4f} to {high:.4f}")
 
 
 def _rail_plot(evidence: Mapping[str, Any]) -> str:
@@ -127,7 +132,7 @@ def _rail_plot(evidence: Mapping[str, Any]) -> str:
     )
     zero = f'<line x1="{middle}" x2="{middle}" y1="4" y2="{height - line}" stroke="#57606a"/>'
     ends = f'<text x="{middle}" y="{height - 4}" text-anchor="middle">better &#8592; 0 &#8594; worse</text>'
-    return _svg(f"{zero}{limits}{marks}{ends}", "guardrails", height)
+    return svg(f"{zero}{limits}{marks}{ends}", "guardrails", height)
 
 
 def _calibration_plot(columns: Mapping[str, Array], limits: tuple[float, float]) -> str:
@@ -152,7 +157,7 @@ def _calibration_plot(columns: Mapping[str, Array], limits: tuple[float, float])
         f'<text x="{_PAD}" y="{_HEIGHT - 8}">predicted {low:.3g}</text>'
         f'<text x="{_PAD + side * 3}" y="{_HEIGHT - 8}">{high:.3g}</text>'
     )
-    return _svg(right + marks + ends, "predicted and seen in ten groups")
+    return svg(right + marks + ends, "predicted and seen in ten groups")
 
 
 def _range(columns: Mapping[str, Array]) -> tuple[float, float]:
@@ -172,7 +177,8 @@ def _axis(at: Any, values: Sequence[float]) -> str:
     return f'{texts}<line x1="{_PAD}" x2="{_WIDTH - _PAD}" y1="{at(0):.1f}" y2="{at(0):.1f}" stroke="#57606a"/>'
 
 
-def _svg(content: str, title: str, height: float = _HEIGHT) -> str:
+def svg(content: str, title: str, height: float = _HEIGHT) -> str:
+    """Return a drawing; its title is for who cannot see it."""
     return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{escape(title)}">{content}</svg>'
 
 
