@@ -14,7 +14,7 @@ from adin.airflow.policies import DEFAULT_ARGS
 from adin.errors import ConfigError, RefusedError, RunFailedError
 from adin.problem import Problem, names, problem
 from adin.window import Window
-from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable, Param, dag, get_current_context, task
+from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 from croniter import croniter
 
@@ -24,7 +24,7 @@ from operators.lakefs import BuildDatasetOperator
 
 
 def schedule_of(spec: Problem, source: Domain) -> Any:
-    """Return when the problem is trained: at a time, on new data, on either, or only by hand.
+    """Return when the problem is trained: at a time, on new data, on drift, on any of these, or only by hand.
 
     Once a source has ended, time alone brings nothing new.
 
@@ -34,10 +34,13 @@ def schedule_of(spec: Problem, source: Domain) -> Any:
         raise ConfigError(f"{spec.path / 'problem.yaml'}: run.cron: {spec.run.cron!r} is no cron time.")
     at_a_time = spec.run.cron and spec.run.owner == "airflow" and not source.end
     timetable = CronDataIntervalTimetable(spec.run.cron, timezone="UTC") if at_a_time else None
-    data = [assets.features(domain(spec.run.on_data).name)] if spec.run.on_data else None
-    if timetable and data:
-        return AssetOrTimeSchedule(timetable=timetable, assets=data)
-    return timetable or data
+    data = [assets.features(domain(spec.run.on_data).name)] if spec.run.on_data else []
+    data += [assets.drift(spec.name)] if spec.run.on_drift else []
+    # any of them is enough; a plain list would wait for all
+    either = AssetAny(*data) if len(data) > 1 else data or None
+    if timetable and either:
+        return AssetOrTimeSchedule(timetable=timetable, assets=either)
+    return timetable or either
 
 
 def make(spec: Problem, source: Domain) -> None:

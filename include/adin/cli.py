@@ -11,7 +11,7 @@ from adin.commands.output import errors
 from adin.errors import AdinError
 
 #: Groups and single commands, by the module below adin.commands that holds them.
-_GROUPS = ("stack", "problem", "features", "dataset", "model", "ct")
+_GROUPS = ("stack", "problem", "features", "dataset", "model", "ct", "drift")
 _COMMANDS = ("predict", "demo", "bench")
 #: Commands that hand all they are given to another program.
 _PASSED_ON = ("airflow",)

@@ -144,3 +144,22 @@ def test_a_new_problem_trains_at_once(bread, place):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.flow(15)
+@pytest.mark.parametrize(
+    ("line", "key", "remedy"),
+    [
+        ("drift: {window: 36h}", "drift", "docs/problems.md"),
+        ("drift: {windoes: 3}", "drift.windoes", "windows"),
+        ("drift: {min_rows: 0}", "drift.min_rows", "docs/problems.md"),
+        ("drift: {floors: {pssi: 0.2}}", "drift.floors.pssi.[key]", "docs/problems.md"),
+        ("drift: {ignore: [nowhere__x]}", "drift.ignore.0", "Known"),
+    ],
+)
+def test_mistakes_in_the_drift_block_are_told_with_their_line_and_remedy(bread, line, key, remedy):
+    bread.write_text(bread.read_text().rstrip("\n") + f"\n{line}\n")
+    last = len(bread.read_text().splitlines())
+    found = told()
+    assert found[key][0] == last
+    assert remedy in found[key][1]

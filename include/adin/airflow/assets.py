@@ -18,3 +18,8 @@ def dataset(problem: str) -> Asset:
 def model(problem: str) -> Asset:
     """Return the asset of a problem's model versions."""
     return Asset(name=f"model_{problem}", uri=f"adin://models/{problem}", group="models")
+
+
+def drift(problem: str) -> Asset:
+    """Return the asset of drift that asks for a training of a problem."""
+    return Asset(name=f"drift_{problem}", uri=f"adin://drift/{problem}", group="drift")

@@ -33,6 +33,7 @@ class Source:
     :param learned: commit of the dataset the model learned from; its training split is the reference.
     :param commit: commit of the newest dataset, which is watched.
     :param until: day after the last one whose labels are all known.
+    :param window: of the newest dataset.
     :param features: columns to watch; the label is watched besides.
     :param version: the champion; None before the first.
     """
@@ -44,6 +45,7 @@ class Source:
     label: str
     features: tuple[str, ...]
     policy: Drift
+    window: str = ""
     version: int | None = None
     losses: Losses | None = None
     metric: str = ""
@@ -70,6 +72,7 @@ class Outcome:
             "problem": result["problem"],
             "check": result["id"],
             "dataset": result["dataset"],
+            "window": result["window"],
             "until": result["until"],
             "active": result["alarms"],
             "raised": [[each.kind, each.subject, each.check] for each in self.raised],
@@ -140,6 +143,7 @@ def _result(source: Source, reference: Reference, training: dict[str, Days], new
             "rows": reference.rows,
         },
         "dataset": source.commit,
+        "window": source.window,
         "until": str(span.until),
         "policy": policy.model_dump(mode="json"),
         "needed": checks.needed(policy.windows),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
+
+from pydantic import ValidationError
 
 from adin import datasets
 from adin.datasets.lake import Lake
 from adin.drift import engine
 from adin.drift.alarms import Alarm, active
+from adin.drift.checks import LEARNABLE
 from adin.drift.concept import losses
 from adin.drift.engine import Outcome, Source
 from adin.drift.tables import store
-from adin.errors import NotFoundError
+from adin.errors import ConfigError, NotFoundError
 from adin.models import ModelVersion, Registry, registry
 from adin.problem import Drift, Problem, problem
 from adin.run_key import content_hash, run_key
+from adin.window import Window
 
 
 def check(name: str, key: str = "", *, policy: Drift | None = None) -> Outcome:
@@ -48,6 +53,7 @@ def source(name: str, models: Registry, *, policy: Drift | None = None) -> Sourc
         learned=learned.commit,
         commit=newest.commit,
         until=_complete(spec, newest.window.end),
+        window=str(newest.window),
         label=spec.label.column,
         features=tuple(features or newest.manifest["features"]),
         policy=policy or spec.drift,
@@ -56,6 +62,42 @@ def source(name: str, models: Registry, *, policy: Drift | None = None) -> Sourc
         metric=spec.promotion.primary,
         metrics=dict(champion.manifest.metrics.get("test", {}).get("all", {})) if champion else None,
     )
+
+
+def policy(spec: Problem, window: str | None) -> Drift:
+    """Return the policy of a problem, with windows of another length if one is given.
+
+    :raises ConfigError: they are not of whole days.
+    """
+    if not window:
+        return spec.drift
+    try:
+        return Drift(**(spec.drift.model_dump() | {"window": window}))
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"Window {window!r}: {told}.", "Write whole days, such as 1d or 1w.") from None
+
+
+def no_training(spec: Problem, found: Mapping[str, Any], *, scheduled: bool) -> str:
+    """Return why drift asks for no training; empty if it does.
+
+    A new alarm asks at once; one that goes on asks again in each daily check, when there may be new data. Training
+    itself refuses what was trained on already.
+
+    :param found: as :meth:`Outcome.facts` gives it.
+    """
+    if not spec.run.on_drift:
+        return "run.on_drift is not set in problem.yaml."
+    asking = found["active"] if scheduled else found["raised"]
+    if not any(kind in LEARNABLE for kind, *_ in asking):
+        return "No new drift of data, label or loss."
+    return ""
+
+
+def asked_window(found: Mapping[str, Any], end: datetime | None) -> str:
+    """Return the window of the training that drift asks for: the dataset's, up to the end of the check's own day."""
+    known = Window.from_text(found["window"])
+    return str(Window(known.start, max(known.end, end) if end else known.end))
 
 
 def between(name: str, first: date, after: date) -> dict[str, Any]:

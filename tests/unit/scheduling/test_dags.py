@@ -27,6 +27,8 @@ def test_every_dag_file_is_read_without_an_error(bag):
         "rollback__flights_delay",
         "features__parking",
         "train__parking_occupancy",
+        "drift__flights_delay",
+        "drift__parking_occupancy",
         "rollback__parking_occupancy",
         "ct_control",
         "retention",
@@ -100,7 +102,7 @@ BROKEN = {
 
 
 @pytest.mark.flow(22)
-@pytest.mark.parametrize("file", ["train", "rollback"])
+@pytest.mark.parametrize("file", ["train", "rollback", "drift"])
 def test_a_broken_problem_does_not_break_the_dags_of_others(monkeypatch, tmp_path, file):
     (tmp_path / "flights_delay").symlink_to(ROOT / "include" / "problems" / "flights_delay")
     for name, content in BROKEN.items():

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 
 from adin import errors
-from adin.airflow.web import api, pages
+from adin.airflow.web import api, drift, pages
 from adin.airflow.web.access import caller
 
 _STATUS: dict[type[errors.AdinError], int] = {
@@ -32,13 +32,13 @@ def create() -> FastAPI:
     app = FastAPI(
         title="Adin", version="1", dependencies=[Depends(caller)], docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.include_router(api.router)
-    app.include_router(pages.router)
+    for router in (api.router, drift.api, pages.router, drift.router):
+        app.include_router(router)
     app.add_exception_handler(errors.AdinError, _answer)
 
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     def schema() -> dict[str, Any]:
-        return get_openapi(title=app.title, version=app.version, routes=api.router.routes)
+        return get_openapi(title=app.title, version=app.version, routes=[*api.router.routes, *drift.api.routes])
 
     @app.middleware("http")
     async def guard(request: Request, forward: Any) -> Response:

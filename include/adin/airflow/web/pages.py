@@ -34,7 +34,7 @@ def models(request: Request, who: CallerDep) -> str:
     """Show the models somebody may see."""
     found = stores.models()
     names = [name for name in found.models() if who.may("read", name)]
-    return _page(request, "models.html", rows=[_row(found, name) for name in names])
+    return page(request, "models.html", rows=[_row(found, name) for name in names])
 
 
 @router.get("/models/{model}", dependencies=[readable])
@@ -54,7 +54,7 @@ def model(request: Request, model: str, who: CallerDep, before: Annotated[int | 
     names = list(dict.fromkeys(name for each in versions for name in _test_metrics(each)))
     points = {name: _points(versions, name) for name in names}
     trends = [(name, charts.trend(found, name, champions)) for name, found in points.items() if len(found) > 1]
-    return _page(
+    return page(
         request,
         "model.html",
         state=state,
@@ -78,7 +78,7 @@ def plan(request: Request, model: str, who: CallerDep, to: str = "previous") -> 
 
     stores.use_control()
     planned, approval = control.plan(model, to), problem(model).rollback.approval
-    return _page(request, "rollback.html", plan=planned, may=_rights(who, model), approval=approval)
+    return page(request, "rollback.html", plan=planned, may=_rights(who, model), approval=approval)
 
 
 @router.post("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))])
@@ -123,7 +123,7 @@ def version(request: Request, model: str, version: int) -> str:
     names = set() if version in state.expired else {file.name for file in found.manifest.files}
     evaluation = json.loads(registry.read(model, version, EVALUATION)) if EVALUATION in names else {}
     entries = [entry for entry in registry.log(model) if entry.version == version]
-    return _page(
+    return page(
         request,
         "version.html",
         found=found,
@@ -151,7 +151,7 @@ def compare(request: Request, model: str, v: Annotated[list[int], Query(min_leng
     facts = [_comparable(each.manifest.model_dump(mode="json")) for each in found]
     keys = list(dict.fromkeys(key for each in facts for key in each))
     rows = [(key, values, len(set(values)) > 1) for key in keys for values in [[each.get(key, "-") for each in facts]]]
-    return _page(request, "compare.html", model=model, found=found, rows=rows)
+    return page(request, "compare.html", model=model, found=found, rows=rows)
 
 
 @router.get("/datasets")
@@ -169,7 +169,7 @@ def datasets(request: Request, who: CallerDep) -> str:
             for each in registry.versions(name):
                 learned.setdefault(each.manifest.dataset, []).append(each.number)
             shown.append((name, lake.versions(name), learned))
-    return _page(request, "datasets.html", shown=shown)
+    return page(request, "datasets.html", shown=shown)
 
 
 @router.get("/datasets/{model}/{commit}", dependencies=[readable])
@@ -181,19 +181,20 @@ def dataset(request: Request, model: str, commit: str) -> str:
     stores.use_lake()
     found = lake.version(model, commit)
     learned = stores.models().search(Search(model, dataset=found.commit, limit=1000)).versions
-    return _page(request, "dataset.html", found=found, learned=learned)
+    return page(request, "dataset.html", found=found, learned=learned)
 
 
 def trouble(request: Request, status: int, text: str) -> HTMLResponse:
     """Return the page for an error of ours."""
-    return HTMLResponse(_page(request, "trouble.html", text=text), status)
+    return HTMLResponse(page(request, "trouble.html", text=text), status)
 
 
 def _back(request: Request, model: str) -> RedirectResponse:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/models/{model}", 303)
 
 
-def _page(request: Request, template: str, **values: Any) -> str:
+def page(request: Request, template: str, **values: Any) -> str:
+    """Return a page made of a template."""
     return _templates().get_template(template).render(root=request.scope.get("root_path", ""), **values)
 
 

@@ -45,3 +45,8 @@ def use_control() -> None:
 def use_lake() -> None:
     """Let the dataset functions of this process use Airflow's connection."""
     activate("lakefs", "s3")
+
+
+def use_drift() -> None:
+    """Let the drift functions of this process use Airflow's connections."""
+    activate("clickhouse", "s3")
