@@ -52,7 +52,8 @@ def test_the_menu_of_airflow_leads_to_the_models_page(page):
 
 @pytest.mark.flow(16, 17)
 @pytest.mark.parametrize(
-    "path", ["models", "models/{p}", "models/{p}/versions/1", "datasets", "models/{p}/rollback?to=1"]
+    "path",
+    ["models", "models/{p}", "models/{p}/versions/1", "datasets", "models/{p}/rollback?to=1", "drift", "drift/{p}"],
 )
 def test_a_page_fits_a_laptops_screen_and_asks_nobody_else(page, path):
     page.trouble.clear()
