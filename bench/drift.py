@@ -1,7 +1,7 @@
 """Drift of 1,000,000 x 8 new rows: ours, counted in the engine | Evidently's PSI report | a bare scan.
 
-All look at the same rows. That the PSI is the same is checked first, on the bins of Evidently. The reference is a million
-rows too: ours is counted once a model, so its time is told apart; Evidently reads it in each report.
+All look at the same rows. That the PSI is the same is checked first, on the bins of Evidently. The reference is a
+million rows too: ours is counted once a model, so its time is told apart; Evidently reads it in each report.
 """
 
 from __future__ import annotations

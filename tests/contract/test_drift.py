@@ -9,13 +9,14 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from adin.drift import alarms, checks, engine, histograms, references
+from adin.drift import alarms, engine, histograms, references
 from adin.drift.references import ROWS
 from adin.drift.tables import HISTOGRAMS, store
 from adin.errors import DataError
 from adin.models.objects import Bucket
 from adin.problem import Drift
-from drift_world import FEATURES, NEW, START, TRAINED, World, rows
+from drift_world import FEATURES, START, TRAINED, World, rows
+from drift_world import ROWS as ROWS_A_DAY
 
 LEARNED, BROKEN, MENDED = "a" * 40, "b" * 40, "c" * 40
 
@@ -126,11 +127,7 @@ def test_a_check_done_again_writes_nothing_and_counts_nothing_again(world, bucke
             for table in ("drift_histograms", "drift_alarms", "drift_checks", "drift_references"):
                 where = f"WHERE problem = '{world.problem}'"
                 state.setdefault(table, []).append(
-                    tables.rows(
-                        f"SELECT count(), sum(cityHash64(toString(*))) FROM {tables.table(table)} {where}".replace(
-                            "toString(*)", "tuple(*)"
-                        )
-                    )
+                    tables.rows(f"SELECT count(), sum(cityHash64(tuple(*))) FROM {tables.table(table)} {where}")
                 )
             # what was counted stays good without the rows
             tables.client.command(f"TRUNCATE TABLE {tables.table(world.problem)}")
@@ -141,21 +138,19 @@ def test_a_check_done_again_writes_nothing_and_counts_nothing_again(world, bucke
 
 
 @pytest.mark.flow(15)
-@pytest.mark.parametrize("length", [1, 2, 5, 7, 30])
-def test_the_counts_of_days_add_up_to_the_counts_of_the_window(world, length):
-    source = world.source(LEARNED)
+def test_the_counts_of_days_add_up_to_the_counts_of_the_window(world):
     with store(world.connection) as tables:
-        reference, training, _ = engine.counted(tables, source, "key")
-        amount = reference.by_name["web__amount"]
+        reference, training, _ = engine.counted(tables, world.source(LEARNED), "key")
+    frame = rows().query("split == 'train'")
+    day = frame["event_timestamp"].dt.tz_localize(None).to_numpy().astype("datetime64[D]")
+    for length in (1, 2, 5, 7, 30, 60):
         at = histograms.starts(START, START + timedelta(days=TRAINED), length)
         windows = training["web__amount"].windows(at, length)
-        frame = rows().query("split == 'train'")
-        day = frame["event_timestamp"].dt.tz_localize(None).to_numpy().astype("datetime64[D]")
+        assert windows.sum() == len(at) * length * ROWS_A_DAY > 0
         for first, counts in zip(at, windows, strict=True):
             chosen = frame[(day >= first) & (day < first + length)]["web__amount"]
-            direct, _ = np.histogram(chosen, amount.edges)
+            direct, _ = np.histogram(chosen, reference.by_name["web__amount"].edges)
             assert counts.tolist() == [0, 0, *direct, 0]
-    assert windows.sum() == len(at) * length * 600
 
 
 @pytest.mark.flow(15)
@@ -201,9 +196,7 @@ def test_the_bins_stay_those_the_model_learned_from(world, bucket):
         assert references.freeze(*given) == frozen
     edges = frozen.by_name["web__amount"].edges
     learned = rows().query("split == 'train'")["web__amount"].to_numpy()
-    assert edges == tuple(np.quantile(learned, np.arange(11) / 10, method="higher")) or np.allclose(
-        edges, np.quantile(learned, np.arange(11) / 10), atol=0.01
-    )
+    assert np.allclose(edges, np.quantile(learned, np.arange(11) / 10), atol=0.01)
 
 
 @pytest.mark.flow(15)
@@ -255,5 +248,15 @@ def test_an_event_is_compared_with_as_many_days_before_it(world, bucket):
 def test_alarms_of_broken_data_ask_for_no_training(world, bucket):
     world.store(BROKEN, null_burst(rows()))
     assert not run(world, bucket, BROKEN).facts()["learnable"]
-    assert checks.LEARNABLE == ("data", "label", "concept")
-    assert NEW == 20
+
+
+@pytest.mark.flow(15)
+def test_rows_that_are_there_again_are_counted_even_where_a_key_is_null(world):
+    strange = rows()
+    strange["customer"] = strange["customer"].astype("Int64").mask(strange.index % 5 == 0)
+    fresh = strange[strange["split"] == "test"]
+    world.store(BROKEN, pd.concat([strange, fresh.head(7)]))
+    with store(world.connection) as tables:
+        _, _, new = engine.counted(tables, world.source(BROKEN), "key")
+    unique = len(fresh.drop_duplicates(["customer", "event_timestamp"]))
+    assert new[ROWS].total.tolist() == [unique, len(fresh) + 7 - unique]
