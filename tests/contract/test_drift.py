@@ -115,6 +115,8 @@ def test_the_report_is_kept_needs_nothing_from_elsewhere_and_shows_what_changed(
     assert 'since</th></tr><tr><td class="no">data</td><td>web__amount' in page
     assert not re.search(r"<script|https?://|src=", page)
     assert engine.result(bucket, world.problem, found.result["id"]) == found.result
+    assert engine.newest(bucket, world.problem)["alarms"] == found.result["alarms"]
+    assert engine.newest(bucket, "unknown") is None
 
 
 @pytest.mark.flow(15)

@@ -264,5 +264,8 @@ def test_the_page_of_a_regression_shows_predicted_and_seen_on_the_labels_scale()
     )
     told = {"outcome": decision.outcome, "reason": decision.reason, "against": None, "evidence": decision.evidence}
     page = report.page("made", told, columns)
+    assert "Drift" not in page
+    drift = {"until": "2013-03-01", "alarms": [["label", "late", "label_psi"]]}
+    assert "before 2013-03-01: late (label)." in report.page("made", told | {"drift": drift}, columns)
     assert "Predicted and seen, means of ten groups" in page
     assert "predicted 5" in page and ">25.1</text>" in page

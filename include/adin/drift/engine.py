@@ -22,7 +22,7 @@ from adin.models.objects import Bucket
 from adin.problem import Drift
 from adin.run_key import content_hash
 
-RESULT, REPORT = "result.json", "report.html"
+RESULT, REPORT, NEWEST = "result.json", "report.html", "newest.json"
 _FORM = 1
 
 
@@ -190,6 +190,8 @@ def _keep(bucket: Bucket, result: dict[str, Any]) -> None:
     place = f"drift/{result['problem']}/{result['id']}"
     bucket.put(f"{place}/{REPORT}", report.page(result).encode())
     bucket.put(f"{place}/{RESULT}", json.dumps(result).encode())
+    brief = {name: result[name] for name in ("id", "dataset", "until", "alarms", "since", "report")}
+    bucket.put(f"drift/{result['problem']}/{NEWEST}", json.dumps(brief).encode())
 
 
 def _remember(tables: Store, result: dict[str, Any]) -> None:
@@ -223,6 +225,14 @@ def result(bucket: Bucket, problem: str, check: str) -> dict[str, Any]:
 def kept_report(bucket: Bucket, problem: str, check: str) -> bytes:
     """Return a kept report; :raises NotFoundError: there is none."""
     return _kept(bucket, problem, check, REPORT)
+
+
+def newest(bucket: Bucket, problem: str) -> dict[str, Any] | None:
+    """Return what the newest check found, in brief; None if there was none. It needs the object store alone."""
+    try:
+        return dict(json.loads(bucket.get(f"drift/{problem}/{NEWEST}")))
+    except NotFoundError:
+        return None
 
 
 def _kept(bucket: Bucket, problem: str, check: str, name: str) -> bytes:

@@ -52,6 +52,7 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
     import numpy as np
     import pandas as pd
 
+    from adin.drift import engine as drift
     from adin.promotion import gate, metrics, report
 
     spec = problem(name)
@@ -116,6 +117,7 @@ def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
         "learned_until": Split(**_manifest(data).get("split", spec.split.model_dump()))
         .bounds(window.end)[0]
         .isoformat(),
+        "drift": drift.newest(models.bucket, name),
     }
     (evaluation / _EVALUATION).write_text(json.dumps(document, default=float))
     (evaluation / _REPORT).write_text(report.page(name, document, kept))

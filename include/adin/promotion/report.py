@@ -33,6 +33,7 @@ def page(model: str, told: Mapping[str, Any], columns: Mapping[str, Array]) -> s
         f"<p>{escape(told['reason'])}. Compared with {against} on {evidence['rows']:,} rows of {evidence['days']} "
         f"days, which neither had seen. Policy {evidence['policy_version']}, {evidence['policy_hash'][:12]}.</p>",
         _checks(evidence["checks"]),
+        _drift(told.get("drift")),
         _metrics(evidence["metrics"]),
     ]
     if told["outcome"] != "invalid":
@@ -74,6 +75,14 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
         for check in checks
     )
     return f"<table><tr><th></th><th>check</th><th>found</th></tr>{rows}</table>"
+
+
+def _drift(found: Mapping[str, Any] | None) -> str:
+    """Return what drift the data had when the models were compared, if it was looked for."""
+    if found is None:
+        return ""
+    alarms = ", ".join(f"{subject} ({kind})" for kind, subject, _ in found["alarms"]) or "none"
+    return f"<p>Drift alarms of data before {escape(found['until'])}: {escape(alarms)}.</p>"
 
 
 def _metrics(values: Mapping[str, Mapping[str, float | None]]) -> str:
