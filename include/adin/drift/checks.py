@@ -220,7 +220,7 @@ def compared(reference: Reference, before: Mapping[str, Days], after: Mapping[st
     """Return how each feature was before and is after, the most changed first."""
     rows = [_compared(feature, before[feature.name], after[feature.name]) for feature in reference.features
             if feature.name in before and feature.name in after]  # fmt: skip
-    return sorted(rows, key=lambda row: -(row["psi"] or 0))
+    return sorted(rows, key=lambda row: -(row["psi"] or 0) - abs(row["nulls"][1] - row["nulls"][0]))
 
 
 def _compared(feature: Feature, before: Days, after: Days) -> dict[str, Any]:

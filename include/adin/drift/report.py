@@ -112,7 +112,7 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
 def _features(features: Sequence[Mapping[str, Any]], first: set[str], since: str) -> list[str]:
     if not features:
         return ["<p>No new rows.</p>"]
-    ordered = sorted(features, key=lambda each: (each["feature"] not in first, -(each["psi"] or 0)))
+    ordered = sorted(features, key=lambda each: each["feature"] not in first)
     head = (
         "<tr><th>feature</th><th>PSI</th><th>Jensen-Shannon</th><th>KS</th><th>Wasserstein, in sigma</th><th>null</th>"
         "<th>new or out of range</th><th>range</th></tr>"
@@ -121,7 +121,7 @@ def _features(features: Sequence[Mapping[str, Any]], first: set[str], since: str
         f"<tr><td>{escape(each['feature'])}</td><td>{_number(each['psi'])}</td>"
         f"<td>{_number(each['jensen_shannon'])}</td>"
         f"<td>{_number(each.get('kolmogorov_smirnov'))}</td><td>{_number(each.get('wasserstein'))}</td>"
-        f"<td>{' &#8594; '.join(map(_percent, each['nulls']))}</td><td>{_percent(each['strange'])}</td>"
+        f"<td>{' to '.join(map(_percent, each['nulls']))}</td><td>{_percent(each['strange'])}</td>"
         f"<td>{_range(each.get('range'))}</td></tr>"
         for each in ordered
     )
@@ -146,7 +146,8 @@ def _bars(feature: Mapping[str, Any]) -> str:
     )
     every = max(len(bins) // 9, 1)
     names = "".join(
-        f'<text x="{_LEFT + (n + 0.42) * step:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(name[:14])}</text>'
+        f'<text x="{_LEFT + (n + 0.42) * step:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">'
+        f"{escape(name.partition(' .. ')[0][:9])}</text>"
         for n, (name, *_) in enumerate(bins)
         if n % every == 0
     )
@@ -181,7 +182,7 @@ def _line(
     marks = f'<polyline points="{path}" fill="none" stroke="{_AFTER}" stroke-width="1.5"/>'
     marks += "".join(
         f'<circle cx="{x(n):.1f}" cy="{y(value):.1f}" r="3" '
-        f'fill="{_OVER if limit is not None and value > limit else _AFTER}">'
+        f'style="fill:{_OVER if limit is not None and value > limit else _AFTER}">'
         f"<title>{escape(days[n])}: {value:.4g}</title></circle>"
         for n, value in known
     )
@@ -248,4 +249,4 @@ def _percent(value: float | None) -> str:
 def _range(spans: Any) -> str:
     if not spans:
         return "-"
-    return " &#8594; ".join(f"{_number(low)} .. {_number(high)}" for low, high in spans)
+    return ", then ".join(f"{_number(low)} .. {_number(high)}" for low, high in spans)
