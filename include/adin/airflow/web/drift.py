@@ -73,7 +73,7 @@ def one(request: Request, model: str) -> str:
 
 
 @router.get("/drift/{model}/report", dependencies=[readable])
-def kept(request: Request, model: str, check: Check = "") -> str:
+def kept(request: Request, model: str, check: Check = "") -> HTMLResponse:
     """Show the report of a check, by default of the newest."""
     from adin import drift
     from adin.drift import engine
@@ -81,8 +81,9 @@ def kept(request: Request, model: str, check: Check = "") -> str:
     stores.use_drift()
     check = check or next((each["id"] for each in drift.history(model, 1)), "")
     if not check:
-        return pages.page(request, "trouble.html", text=f"{model} was not checked yet: DAG drift__{model} does it.")
+        raise NotFoundError(f"{model} was not checked yet.", f"DAG drift__{model} does it.")
     try:
-        return engine.kept_report(stores.models().bucket, model, check).decode()
+        content = engine.kept_report(stores.models().bucket, model, check)
     except NotFoundError:
         raise NotFoundError(f"No report {check} of {model}.", f"See the checks of {model} on its page.") from None
+    return HTMLResponse(content, headers={"Content-Security-Policy": pages.REPORT_POLICY})

@@ -26,7 +26,7 @@ EVALUATION, REPORT = "evidence/evaluation.json", "evidence/report.html"
 #: Versions on one page of a model.
 _SHOWN = 50
 #: The report came with the version: it may show, and do nothing else.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
 
 
 @router.get("/models")
@@ -140,7 +140,7 @@ def version(request: Request, model: str, version: int) -> str:
 def evidence(model: str, version: int) -> HTMLResponse:
     """Return the page with plots that was kept with a version, its hash checked."""
     content = stores.models().read(model, version, REPORT)
-    return HTMLResponse(content, headers={"Content-Security-Policy": _REPORT_POLICY})
+    return HTMLResponse(content, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 @router.get("/models/{model}/compare", dependencies=[readable])
