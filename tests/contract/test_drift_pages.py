@@ -53,7 +53,7 @@ def test_before_the_first_check_the_pages_say_so(pages):
     assert "not yet" in web.problems(request, WHO)
     assert "Not checked yet" in web.one(request, PROBLEM)
     with pytest.raises(NotFoundError, match="was not checked yet"):
-        web.kept(request, PROBLEM)
+        web.kept(PROBLEM)
     assert web.state(PROBLEM)["result"] is None
 
 
@@ -74,7 +74,7 @@ def test_the_pages_lead_from_the_problem_to_the_alarm_and_its_report(pages):
     assert page.count("<svg") == len(found["findings"])
     [link] = {each for each in re.findall(r'href="(/adin/drift/[^"]*report[^"]*)"', page) if found["id"] in each}
     assert link == found["report"]
-    assert web.kept(request, PROBLEM, found["id"]) == web.kept(request, PROBLEM)
+    assert web.kept(PROBLEM, found["id"]).body == web.kept(PROBLEM).body
     assert "<script" not in page + listed
     told = web.state(PROBLEM)
     assert {alarm["subject"] for alarm in told["alarms"]} == {"web__amount"}
@@ -84,6 +84,6 @@ def test_the_pages_lead_from_the_problem_to_the_alarm_and_its_report(pages):
 def test_a_report_that_is_not_there_is_an_error_of_the_user(pages):
     _, _, request = pages
     with pytest.raises(NotFoundError, match="No report"):
-        web.kept(request, PROBLEM, "0" * 16)
+        web.kept(PROBLEM, "0" * 16)
     with pytest.raises(NotFoundError):
         web.one(request, "nope")

@@ -73,7 +73,7 @@ def one(request: Request, model: str) -> str:
 
 
 @router.get("/drift/{model}/report", dependencies=[readable])
-def kept(request: Request, model: str, check: Check = "") -> HTMLResponse:
+def kept(model: str, check: Check = "") -> HTMLResponse:
     """Show the report of a check, by default of the newest."""
     from adin import drift
     from adin.drift import engine
