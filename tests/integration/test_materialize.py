@@ -171,7 +171,7 @@ def test_a_large_window_is_loaded_by_sparks_executors_with_the_same_result(
 
 def test_the_skew_check_replays_from_hive_what_is_online(table: str) -> None:
     publish(table, {1: day_of(1, {"corner": 1.0}), 2: day_of(2, {"corner": 3.0, "mill": 2.0})})
-    online.materialize("shop", "prices", window(1, 2))
+    online.materialize("shop", "prices", window(1, 3))
     service = replace(repo.service("shop", "counter"), views=(repo.domain("shop").view("prices"),))
     assert [(each.entities, each.worst) for each in skew.check(service).features] == [(2, 0.0), (2, 0.0)]
     publish(table, {2: day_of(2, {"corner": 9.0, "mill": 2.0})})
