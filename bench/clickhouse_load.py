@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +10,8 @@ from adin.connections import connection
 from adin.datasets import clickhouse as ours
 from adin.datasets.lake import Lake
 from adin.models import registry
+
+from bench.measuring import median
 
 PROBLEM, ROUNDS = "flights_delay", 5
 
@@ -46,9 +45,9 @@ def measure() -> list[dict[str, Any]]:
 
         drop = f"ALTER TABLE {table} DROP PARTITION '{commit}'"
         times = {
-            "ours": _median(load_ours, lambda: client.command(drop)),
-            "stock": _median(load_frame, lambda: client.command("TRUNCATE TABLE bench.stock")),
-            "limit": _median(load_engine, lambda: client.command("TRUNCATE TABLE bench.engine")),
+            "ours": median(load_ours, ROUNDS, lambda: client.command(drop)),
+            "stock": median(load_frame, ROUNDS, lambda: client.command("TRUNCATE TABLE bench.stock")),
+            "limit": median(load_engine, ROUNDS, lambda: client.command("TRUNCATE TABLE bench.engine")),
         }
         sums = {name: _sums(client, name) for name in (PROBLEM, "stock", "engine")}
         client.command("DROP DATABASE bench")
@@ -64,16 +63,6 @@ def _frame(commit: str, lake: Lake) -> Any:
     splits = datasets.version(PROBLEM, commit, lake=lake).rows
     parts = [datasets.frame(PROBLEM, commit, split, lake=lake).to_pandas().assign(split=split) for split in splits]
     return pd.concat(parts).assign(_commit=commit)
-
-
-def _median(work: Callable[[], None], clean: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(ROUNDS):
-        clean()
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
 
 
 def _sums(client: Any, table: str) -> tuple[Any, ...]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -29,6 +27,8 @@ from adin.drift.references import Feature, Reference
 from adin.drift.tables import HISTOGRAMS, Store, store
 from adin.problem import Drift
 from adin.settings import ROOT
+
+from bench.measuring import median
 
 ROWS, DAYS, ROUNDS, STOCK_ROUNDS = 1_000_000, 30, 5, 2
 #: The newest Evidently; it does not run with pandas 3.1.
@@ -57,7 +57,7 @@ def measure() -> list[dict[str, Any]]:
             once, ours = _ours(tables)
             sums = ", ".join(f"sum({name})" for name in NUMBERS) + "".join(f", uniq({name})" for name in CATEGORIES)
             scan = f"SELECT {sums} FROM {tables.table('bench')} WHERE _commit = '{NEW}'"
-            limit = _median(lambda: tables.rows(scan))
+            limit = median(lambda: tables.rows(scan), ROUNDS)
     finally:
         with clickhouse(conn) as client:
             client.command("DROP DATABASE bench_drift")
@@ -118,7 +118,7 @@ def _ours(tables: Store) -> tuple[float, float]:
         )
 
     work()  # the partition is there to be dropped
-    return once, _median(work, forget)
+    return once, median(work, ROUNDS, forget)
 
 
 def _same(tables: Store, samples: dict[str, pd.DataFrame], stock: dict[str, float]) -> float:
@@ -154,13 +154,3 @@ def _evidently(folder: str) -> dict[str, Any]:
     environment = {**os.environ, "DO_NOT_TRACK": "1"}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _median(work: Callable[[], object], clean: Callable[[], object] = lambda: None) -> float:
-    seconds = []
-    for _ in range(ROUNDS):
-        clean()
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)

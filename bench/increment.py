@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import online_project as project
+from bench.measuring import redis
 
 ROUNDS = 3
 PARTS = (0.01, 0.1)
@@ -18,7 +19,7 @@ PARTS = (0.01, 0.1)
 
 def measure() -> list[dict[str, Any]]:
     """Return seconds of the next day's load after the same full load of both."""
-    with project.redis() as conn, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
         sides = {name: project.Project(Path(folder) / name, conn, ours=name == "ours") for name in ("ours", "stock")}
         spent: dict[tuple[str, float], list[float]] = {}
         after: dict[float, list[Any]] = {}

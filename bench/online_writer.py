@@ -12,6 +12,7 @@ from adin.features import shards, writer
 from adin.settings import settings
 
 from bench import online_project as project
+from bench.measuring import redis
 
 ROUNDS = 3
 
@@ -19,7 +20,7 @@ ROUNDS = 3
 def measure() -> list[dict[str, Any]]:
     """Return rows a second of Feast's materialization with either engine, and of a table in memory by either writer."""
     table = project.rows()
-    with project.redis() as conn, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
         sides = {name: project.Project(Path(folder) / name, conn, ours=name == "ours") for name in ("ours", "stock")}
         for side in sides.values():
             side.put(table)

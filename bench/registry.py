@@ -11,10 +11,8 @@ import json
 import multiprocessing
 import os
 import random
-import statistics
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,8 @@ from adin.errors import ConflictError
 from adin.models import ModelManifest, Query, Registry, registry
 from adin.models.log import State, following
 from adin.settings import ROOT
+
+from bench.measuring import median
 
 MODELS, EACH = 20, 500
 #: Promotions, registrations and searches of each side, and the writers that meet, with promotions of each.
@@ -118,9 +118,9 @@ def _ours(conn: Connection, s3: Connection, plan: list[dict[str, Any]]) -> dict[
         found = sorted((v.model, v.number) for v in models.search(query).versions)
         return {
             "found": [list(each) for each in found],
-            "promote": _median(promote, TIMES),
-            "register": _median(register, TIMES),
-            "search": _median(lambda: models.search(query), SEARCHES),
+            "promote": _milliseconds(promote, TIMES),
+            "register": _milliseconds(register, TIMES),
+            "search": _milliseconds(lambda: models.search(query), SEARCHES),
             "lost": _lost(conn, s3),
             "registry": models,
         }
@@ -246,7 +246,8 @@ def _bare_database(conn: Connection) -> dict[str, float]:
         )
         cursor.fetchall()
 
-    found = {"promote": _median(write, TIMES), "register": _median(write, TIMES), "search": _median(read, SEARCHES)}
+    found = {name: _milliseconds(write, TIMES) for name in ("promote", "register")}
+    found["search"] = _milliseconds(read, SEARCHES)
     link.close()
     return found
 
@@ -254,9 +255,9 @@ def _bare_database(conn: Connection) -> dict[str, float]:
 def _bare_bucket(models: Registry) -> dict[str, float]:
     """Return milliseconds of one small object written, and read."""
     bucket = models.bucket
-    write = _median(lambda: bucket.put(f"bare/{uuid.uuid4().hex}", b"x" * 1000), TIMES)
+    write = _milliseconds(lambda: bucket.put(f"bare/{uuid.uuid4().hex}", b"x" * 1000), TIMES)
     bucket.put("bare/one", b"x" * 1000)
-    return {"promote": write, "register": write, "search": _median(lambda: bucket.get("bare/one"), SEARCHES)}
+    return {"promote": write, "register": write, "search": _milliseconds(lambda: bucket.get("bare/one"), SEARCHES)}
 
 
 @contextmanager
@@ -290,10 +291,5 @@ def _places(name: str) -> Iterator[tuple[Connection, Connection]]:
         client.remove_bucket(name)
 
 
-def _median(work: Callable[[], object], times: int) -> float:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds) * 1000
+def _milliseconds(work: Callable[[], object], times: int) -> float:
+    return median(work, times) * 1000

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from adin.features.store import feature_store
 from adin.problem import problem
 from adin.settings import ROOT, settings
 
+from bench.measuring import running
 from bench.stock_features import features
 
 PROBLEM = "flights_delay"
@@ -90,26 +89,15 @@ def _send(link: http.client.HTTPConnection, headers: dict[str, str], body: dict[
     return content
 
 
-@contextlib.contextmanager
-def _server(role: str, port: int, *more: int) -> Iterator[None]:
-    python = str(ROOT / ".venv-ml" / "bin" / "python")
+def _server(role: str, port: int, *more: int) -> AbstractContextManager[None]:
+    python = ROOT / ".venv-ml" / "bin" / "python"
     command = [python, "-W", "ignore", "-m", "bench.stock_kserve", role, str(port), *map(str, more)]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(port, process)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    return running(command, lambda: _ready(port))
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError):
-            link = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-            link.request("GET", f"/v1/models/{PROBLEM}")
-            if link.getresponse().status == 200:
-                return
-        time.sleep(0.5)
-    raise ServiceError(f"The stock server on port {port} did not start.")
+def _ready(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        link.request("GET", f"/v1/models/{PROBLEM}")
+        return link.getresponse().status == 200
+    return False

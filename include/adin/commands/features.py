@@ -66,9 +66,8 @@ def apply(
             typer.confirm("Take this away?", abort=True)
             approve = True
     done = store.apply(domain, delete=delete, approve=approve)
-    loaded = [
-        asdict(online.materialize(domain, view, online.published_window(domain, view))) for view in done.to_load * load
-    ]
+    new = done.to_load if load else []
+    loaded = [asdict(online.materialize(domain, view, online.published_window(domain, view))) for view in new]
     if json:
         return output.emit(done.as_dict() | {"loaded": loaded})
     output.console.print(str(done), markup=False, highlight=False)
