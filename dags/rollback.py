@@ -16,7 +16,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.utils.types import DagRunType
 
-from operators.kfp import KfpRunOperator
+from operators.amversion import AmversionRollbackOperator
 
 log = logging.getLogger(__name__)
 _SERVICES = ("amversion", "s3", "kserve", "kfp")
@@ -100,17 +100,12 @@ def make(spec: Problem) -> None:
             return found.as_dict()
 
         planned = plan()
-        run = KfpRunOperator(
+        run = AmversionRollbackOperator(
             task_id="rollback",
-            pipeline="rollback",
-            arguments={
-                "model": spec.name,
-                "target": "{{ ti.xcom_pull('plan')['version'] }}",
-                "reason": "{{ params.reason }}",
-                "by": "{{ dag_run.triggering_user_name or 'airflow' }}",
-            },
-            poll_interval=0.5,
-            timeout=600,
+            model=spec.name,
+            target="{{ ti.xcom_pull('plan')['version'] }}",
+            reason="{{ params.reason }}",
+            by="{{ dag_run.triggering_user_name or 'airflow' }}",
             doc_md="The KFP run: stop training, pin, load, probe, log. If it fails, clear it: nothing is done twice.",
         )
         if spec.rollback.approval:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from adin.airflow.hooks import activate
@@ -17,6 +17,9 @@ from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
 from adin.run_key import run_key
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+#: Namespace and name of something that is read or written, as OpenLineage has them.
+Address = tuple[str, str]
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 
@@ -33,19 +36,88 @@ def key_of(context: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -
     return run_key(task.dag_id, task.run_id, task.task_id, place, asked)
 
 
-class WorkOperator(BaseOperator):
+class KeyedOperator(BaseOperator):
+    """What all our operators share: a run key, a plan, facts for asset events, lineage.
+
+    :param renew: another text is other work: a retry goes on with what was begun, and so does a cleared task, unless
+        this differs. ``{{ dag_run.clear_number }}`` makes each clearing new work. Default empty (templated).
+    :param plan_only: return what would be done, as a dict, and do nothing. Default False.
+    """
+
+    template_fields: Sequence[str] = ("renew",)
+    #: Services the work needs; None: all.
+    connections: ClassVar[tuple[str, ...] | None] = None
+
+    def __init__(self, *, renew: str = "", plan_only: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.renew = renew
+        self.plan_only = plan_only
+
+    # -- what a subclass says ---------------------------------------------------------------------------------------
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the work is asked for: a task that is cleared and asks for something else is other work."""
+        return {}
+
+    def plan(self, key: str) -> dict[str, Any]:
+        """Return what would be done, without doing it; default the key and what is asked for."""
+        return {"run_key": key, **self.asked()}
+
+    def facts(self, result: Any) -> dict[str, Any]:
+        """Return what the events of the task's outlets say; default the result."""
+        return dict(result) if isinstance(result, Mapping) else {"result": result}
+
+    def lineage(self) -> tuple[list[Address], list[Address]]:
+        """Return what the work reads and what it writes."""
+        return [], []
+
+    # -- what is the same for all ------------------------------------------------------------------------------------
+
+    def key(self, context: Mapping[str, Any]) -> str:
+        """Return the run key of this piece of work."""
+        return key_of(context, self.asked() | ({"renew": self.renew} if self.renew else {}))
+
+    def connect(self) -> None:
+        """Let the SDK use Airflow's connections of the services the work needs."""
+        if self.connections != ():
+            activate(*(self.connections or ()))
+
+    def tell(self, context: Any, result: Any) -> None:
+        """Leave the facts with the asset events of the task's outlets."""
+        for outlet in self.outlets or ():
+            context["outlet_events"][outlet].extra = self.facts(result)
+
+    def show(self, context: Any) -> None:
+        """Let the buttons on the task's page work while it still runs."""
+        for link in self.operator_extra_links:
+            if address := link.get_link(self, ti_key=None):
+                context["ti"].xcom_push(key=link.xcom_key, value=address)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return inputs and outputs for OpenLineage; None where its provider is not installed."""
+        try:
+            from airflow.providers.common.compat.openlineage.facet import Dataset
+            from airflow.providers.openlineage.extractors import OperatorLineage
+        except ImportError:
+            return None
+        inputs, outputs = ([Dataset(namespace=place, name=name) for place, name in side] for side in self.lineage())
+        return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+class WorkOperator(KeyedOperator):
     """Do a piece of work in this process, under its run key, with Airflow's connections.
 
     Subclasses say what is done in :meth:`work`; it must be safe to do twice under the same key, and to interrupt.
     """
 
-    #: Services the work needs; default all.
-    connections: ClassVar[tuple[str, ...]] = ()
-
     def execute(self, context: Any) -> Any:
         """Do the work and return its result."""
-        activate(*self.connections)
-        return self.work(key_of(context), context)
+        self.connect()
+        if self.plan_only:
+            return self.plan(self.key(context))
+        result = self.work(self.key(context), context)
+        self.tell(context, result)
+        return result
 
     def work(self, key: str, context: Any) -> Any:
         """Do the work; :param key: run key, the same for each try."""
@@ -56,7 +128,7 @@ class WorkOperator(BaseOperator):
         raise RunFailedError(f"{self.task_id} was killed.")
 
 
-class ExternalRunOperator(BaseOperator):
+class ExternalRunOperator(KeyedOperator):
     """Start a job in another system, follow it to its end, and return its result.
 
     :param poll_interval: seconds between two looks at the job. Default 5.
@@ -68,8 +140,6 @@ class ExternalRunOperator(BaseOperator):
 
     #: The system's words for a job's state; a word that is missing here is waited on for some minutes, then refused.
     states: ClassVar[Mapping[str, str]] = {}
-    #: Services the job needs; default all.
-    connections: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, *, poll_interval: float = 5, timeout: float = 3600, deferrable: bool = False, **kwargs: Any
@@ -83,10 +153,6 @@ class ExternalRunOperator(BaseOperator):
         self._killed = False
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
-
-    def asked(self) -> dict[str, Any]:
-        """Return what the job is asked for: a task that is cleared and asks for something else starts another job."""
-        return {}
 
     def find(self, key: str) -> str | None:
         """Return the id of the job that carries this key and goes or has succeeded, if there is one."""
@@ -126,9 +192,11 @@ class ExternalRunOperator(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Find or start the job and follow it."""
-        activate(*self.connections)
+        self.connect()
         deadline = time.time() + self.timeout
-        self._key = key_of(context, self.asked())
+        self._key = self.key(context)
+        if self.plan_only:
+            return self.plan(self._key) | {"job": self.find(self._key)}
         job = self._job = self._adopt(self._key, context) or self._start(self._key)
         self._store(context, job)
         if self._killed:
@@ -144,13 +212,13 @@ class ExternalRunOperator(BaseOperator):
             )
             # no timeout of Airflow's: it would leave the job running; the trigger keeps the deadline itself
             self.defer(trigger=trigger, method_name="resume")
-        return self._follow(job, deadline)
+        return self._end(context, job, deadline)
 
     def resume(self, context: Any, event: dict[str, Any]) -> Any:
         """Go on after the wait: the job's own system is asked again how it ended."""
-        activate(*self.connections)
-        self._key, self._job = key_of(context, self.asked()), event["job"]
-        return self._follow(event["job"], event["deadline"])
+        self.connect()
+        self._key, self._job = self.key(context), event["job"]
+        return self._end(context, event["job"], event["deadline"])
 
     def on_kill(self) -> None:
         """Cancel the job, also one that is just being started."""
@@ -178,6 +246,11 @@ class ExternalRunOperator(BaseOperator):
         self.log.info("job %s started under key %s", job, key)
         return job
 
+    def _end(self, context: Any, job: str, deadline: float) -> Any:
+        result = self._follow(job, deadline)
+        self.tell(context, result)
+        return result
+
     def _follow(self, job: str, deadline: float) -> Any:
         watch = Watch(self, job)
         while (verdict := watch.verdict()) is None:
@@ -191,6 +264,7 @@ class ExternalRunOperator(BaseOperator):
 
     def _store(self, context: Any, job: str) -> None:
         context["ti"].xcom_push(key="job", value=job)
+        self.show(context)
         if (store := context.get("task_state_store")) is not None:
             store.set(self._key, job)
 
@@ -289,7 +363,7 @@ class ExternalRunTrigger(BaseTrigger):
 
         kind = import_string(self.operator)
         asker: ExternalRunOperator = kind(task_id="trigger", **self.arguments)
-        activate(*asker.connections)
+        asker.connect()
         return asker
 
 

@@ -23,8 +23,8 @@ class SparkHiveIngestOperator(WorkOperator):
     :raises DataError: raw data is missing, unreadable or of another schema.
     """
 
-    template_fields: Sequence[str] = ("domain", "view", "window")
-    connections: ClassVar[tuple[str, ...]] = ("spark", "feast")
+    template_fields: Sequence[str] = (*WorkOperator.template_fields, "domain", "view", "window")
+    connections: ClassVar[tuple[str, ...] | None] = ("spark", "feast")
 
     def __init__(self, *, domain: str, view: str, window: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

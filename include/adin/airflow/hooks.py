@@ -14,6 +14,7 @@ from airflow.sdk.log import mask_secret
 
 from adin.connections import NAMES, Connection, trying, use
 from adin.errors import ConfigError, ServiceError
+from adin.limits import Limits
 from adin.settings import settings
 
 #: Longest a test of a connection may take, seconds: some clients try many times before they give up.
@@ -105,7 +106,7 @@ def _get(conn: Connection, path: str) -> str:
 
     headers = {"Authorization": f"Bearer {conn.password}"}
     try:
-        answer = httpx.get(f"{conn.url}{path}", headers=headers, timeout=settings().connect_timeout)
+        answer = httpx.get(f"{conn.url}{path}", headers=headers, timeout=Limits.of(conn).connect_timeout)
     except httpx.HTTPError as error:
         raise ServiceError(f"{conn.url} does not answer: {error}.", "Is it up?") from None
     if answer.is_error:
@@ -220,7 +221,7 @@ class S3Hook(AdinHook):
             secret_key=conn.password,
             secure=conn.extra.get("scheme") == "https",
             region=conn.extra.get("region"),
-            http_client=urllib3.PoolManager(timeout=settings().connect_timeout, retries=False),
+            http_client=urllib3.PoolManager(timeout=Limits.of(conn).connect_timeout, retries=False),
         )
         return f"{len(list(client.list_buckets()))} buckets"
 

@@ -13,6 +13,31 @@ def _choice(*values: str) -> dict[str, Any]:
     return {"type": ["string", "null"], "enum": list(values), "default": values[0]}
 
 
+def _number(least: float = 0, *, whole: bool = False) -> dict[str, Any]:
+    return {"type": ["integer" if whole else "number", "null"], "minimum": least}
+
+
+_TIMES = {
+    "connect_timeout": ("Connect timeout", _number(), "Seconds to open a connection. Empty: ADIN_CONNECT_TIMEOUT, 5."),
+    "read_timeout": ("Read timeout", _number(), "Seconds to wait for an answer. Empty: ADIN_READ_TIMEOUT, 60."),
+    "pool": ("Pool", _number(1, whole=True), "Connections kept open, and requests at a time. Empty: 16."),
+}
+#: See :class:`adin.limits.Limits`.
+_LIMITS = _TIMES | {
+    "retries": ("Retries", _number(whole=True), "Repeats of what changes nothing, on 429, 502 to 504. Empty: 4."),
+    "backoff": (
+        "Back-off",
+        _number(),
+        "Seconds before the second repeat, doubled before each further one. Empty: 0.2.",
+    ),
+    "rate": ("Rate", _number(), "Requests a second; more of them wait. Empty: no limit."),
+    "breaker_failures": (
+        "Breaker: failures",
+        _number(whole=True),
+        "Calls that fail in a row until further ones fail at once. 0: never. Empty: 10.",
+    ),
+    "breaker_seconds": ("Breaker: seconds", _number(), "Until one call is let through again. Empty: 10."),
+}
 _SCHEME = {"scheme": ("Scheme", _choice("http", "https"), "")}
 
 #: Form of each type: its name, renamed fields, hidden fields, and fields of its own with their help.
@@ -57,9 +82,14 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
         "Adin lakeFS",
         {"login": "Access key", "password": "Secret key", "schema": "Repository"},
         [],
-        _SCHEME,
+        _SCHEME | _LIMITS,
     ),
-    "clickhouse": ("Adin ClickHouse", {"schema": "Database"}, [], _SCHEME),
+    "clickhouse": (
+        "Adin ClickHouse",
+        {"schema": "Database"},
+        [],
+        _SCHEME | {"ui": ("Web UI", _TEXT, "Address of its play page, for the link on a task.")} | _LIMITS,
+    ),
     "kfp": (
         "Adin Kubeflow Pipelines",
         {"password": "Bearer token"},
@@ -70,14 +100,15 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
             "token_file": ("Token file", _TEXT, "Read anew for each request, instead of the token."),
             "ca_file": ("CA file", _TEXT, "Certificates to trust."),
             "ui": ("Web UI", _TEXT, "Its address, if it differs from the API's."),
-        },
+        }
+        | _LIMITS,
     ),
-    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], _SCHEME),
+    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], _SCHEME | _LIMITS),
     "s3": (
         "Adin S3",
         {"login": "Access key", "password": "Secret key"},
         ["schema"],
-        _SCHEME | {"region": ("Region", _TEXT, "Default us-east-1.")},
+        _SCHEME | {"region": ("Region", _TEXT, "Default us-east-1.")} | _TIMES,
     ),
     "amversion": (
         "Adin AMVersion",

@@ -13,10 +13,12 @@ from adin.connections import Connection, connection
 from adin.datasets.lake import Lake
 from adin.datasets.versions import kept
 from adin.errors import ConfigError, DataError, ServiceError
-from adin.settings import settings
+from adin.limits import Limits, guarded
 
 #: Names of staging tables begin so.
 STAGING = "stage_"
+#: How the engine, or what stands before it, says that a password is wrong.
+_DENIED = re.compile(r"code: 516|response code 40[13]|status 40[13]|AUTHENTICATION_FAILED", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,21 @@ class LoadReport:
 
 @contextmanager
 def clickhouse(conn: Connection | None = None) -> Iterator[Any]:
-    """Open a client with the timeouts of the settings and errors of ours.
+    """Open a client with the limits of its connection and errors of ours.
 
     :raises ServiceError: the server is down, too slow, or refuses the statement.
     """
+    conn = conn or connection("clickhouse")
+    with guarded(conn):
+        yield from _client(conn)
+
+
+def _client(conn: Connection) -> Iterator[Any]:
     import clickhouse_connect
     from clickhouse_connect.driver.exceptions import Error
+    from clickhouse_connect.driver.httputil import get_pool_manager
 
-    conn = conn or connection("clickhouse")
+    limits = Limits.of(conn)
     try:
         client = clickhouse_connect.get_client(
             host=conn.host,
@@ -50,11 +59,18 @@ def clickhouse(conn: Connection | None = None) -> Iterator[Any]:
             username=conn.login,
             password=conn.password,
             interface=str(conn.extra.get("scheme", "http")),
-            connect_timeout=settings().connect_timeout,
-            send_receive_timeout=settings().read_timeout * 5,
+            connect_timeout=limits.connect_timeout,
+            # the engine says nothing while it copies
+            send_receive_timeout=limits.read_timeout * 5,
+            query_retries=limits.retries,
+            pool_mgr=get_pool_manager(maxsize=limits.pool),
             compress=False,
         )
     except Error as error:
+        if _DENIED.search(str(error)):
+            raise ConfigError(
+                f"ClickHouse at {conn.url}: {_safe(error)}.", "Check the connection clickhouse."
+            ) from None
         raise ServiceError(f"ClickHouse at {conn.url} does not answer: {_safe(error)}.", "Is it up?") from None
     try:
         yield client
@@ -89,6 +105,7 @@ def load_clickhouse(
         _ensure_table(client, table, columns)
         if _counts(client, table, found.commit) == expected:
             return LoadReport(table, found.commit, expected, loaded=False)
+        _kill(client, key)  # of a try whose process died: it would go on filling the staging table
         client.command(f"DROP TABLE IF EXISTS {staging}")
         client.command(f"CREATE TABLE {staging} AS {table}")
         try:
@@ -102,12 +119,23 @@ def load_clickhouse(
             if counted != expected:
                 raise DataError(f"ClickHouse read {counted} rows of {commit[:12]}, its manifest says {expected}.")
             client.command(f"ALTER TABLE {table} REPLACE PARTITION '{found.commit}' FROM {staging}")
-        except Exception:
-            with suppress(Exception):  # the error that came first is the one to tell; a retry drops it too
-                client.command(f"DROP TABLE IF EXISTS {staging}")
+        except BaseException:
+            with suppress(Exception), clickhouse(conn) as other:  # the first error is the one to tell; a retry cleans
+                _kill(other, key)
+                other.command(f"DROP TABLE IF EXISTS {staging}")
             raise
         client.command(f"DROP TABLE {staging}")
     return LoadReport(table, found.commit, expected, loaded=True)
+
+
+def planned(problem: str, commit: str, *, conn: Connection | None = None, lake: Lake | None = None) -> dict[str, Any]:
+    """Return what a load would do: the rows a version has by split, and those ClickHouse has of it by now."""
+    conn = conn or connection("clickhouse")
+    found = kept(problem, commit, lake=lake or Lake())
+    table = f"{identifier(conn.schema or 'default')}.{identifier(problem)}"
+    with clickhouse(conn) as client:
+        there = _counts(client, table, found.commit) if client.command(f"EXISTS TABLE {table}") else {}
+    return {"table": table, "commit": found.commit, "rows": found.rows, "there": there}
 
 
 def drop(problem: str, commit: str, *, conn: Connection | None = None) -> None:
@@ -135,6 +163,10 @@ def drop_staged(table: str, *, conn: Connection | None = None) -> None:
     conn = conn or connection("clickhouse")
     with clickhouse(conn) as client:
         client.command(f"DROP TABLE IF EXISTS {identifier(conn.schema or 'default')}.{identifier(table)}")
+
+
+def _kill(client: Any, key: str) -> None:
+    client.command(f"KILL QUERY WHERE query_id = {literal(key)} SYNC")
 
 
 def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from adin.connections import Connection, connection
 from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
+from adin.limits import Limits, guarded
 from adin.settings import settings
 
 #: Branches of builds, and tags of versions that gave up their files, begin so.
 BUILD, EXPIRED = "build-", "expired-"
+#: Key of a commit's metadata under which stands the work that made it.
+RUN_KEY = "adin_run_key"
+_REVERTS = "adin_reverts"
+#: Commits in which a repeated piece of work looks for its own.
+_REMEMBERED = 1000
+#: Seconds between looks for a commit whose request got no answer.
+_LOOK_AGAIN = (0.2, 1, 3)
 _ERRORS: dict[int, type[AdinError]] = {
     400: ConfigError,
     401: ConfigError,
@@ -32,31 +42,32 @@ class Lake:
 
     def __init__(self, conn: Connection | None = None) -> None:
         import lakefs_sdk
-        import urllib3
         from lakefs_sdk.client import LakeFSClient
 
         self.connection = conn or connection("lakefs")
+        self._limits = Limits.of(self.connection)
         self.repository = self.connection.schema or settings().dataset_repository
         config = lakefs_sdk.Configuration(
             host=f"{self.connection.url}/api/v1", username=self.connection.login, password=self.connection.password
         )
         # only reads are repeated: a repeated commit or merge could act twice
-        config.retries = urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=(429, 502, 503, 504))
+        config.retries = self._limits.repeats()
+        config.connection_pool_maxsize = self._limits.pool
         self._api = LakeFSClient(config)
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         import lakefs_sdk
         import urllib3
 
-        timeout = (settings().connect_timeout, settings().read_timeout)
-        try:
-            return method(*args, _request_timeout=timeout, **kwargs)
-        except lakefs_sdk.ApiException as error:
-            kind = _ERRORS.get(error.status or 0, ServiceError)
-            what = f"lakeFS at {self.connection.url}: {error.status} {error.reason}: {_message(error)}"
-            raise kind(what, "Check the connection lakefs." if error.status in (401, 403) else "") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise ServiceError(f"lakeFS at {self.connection.url} does not answer: {error}.", "Is it up?") from None
+        with guarded(self.connection):
+            try:
+                return method(*args, _request_timeout=self._limits.timeouts, **kwargs)
+            except lakefs_sdk.ApiException as error:
+                kind = _ERRORS.get(error.status or 0, ServiceError)
+                what = f"lakeFS at {self.connection.url}: {error.status} {error.reason}: {_message(error)}"
+                raise kind(what, "Check the connection lakefs." if error.status in (401, 403) else "") from None
+            except urllib3.exceptions.HTTPError as error:
+                raise ServiceError(f"lakeFS at {self.connection.url} does not answer: {error}.", "Is it up?") from None
 
     def create_branch(self, name: str, source: str) -> None:
         """Create a branch; :raises ConflictError: it exists."""
@@ -141,6 +152,110 @@ class Lake:
         merge = Merge(message=message, metadata=metadata, squash_merge=True)
         found = self._call(self._api.refs_api.merge_into_branch, self.repository, source, target, merge=merge)
         return str(found.reference)
+
+    def diff(self, source: str, target: str) -> list[str]:
+        """Return what a merge of a branch into another would change, as ``added path`` texts; at most a thousand."""
+        page = self._call(self._api.refs_api.diff_refs, self.repository, target, source, amount=1000)
+        return [f"{change.type} {change.path}" for change in page.results]
+
+    def made_by(self, branch: str, key: str) -> str | None:
+        """Return the commit a piece of work has made on a branch, None if it has made none."""
+        log = islice(self.log(branch), _REMEMBERED)
+        return next((str(commit.id) for commit in log if (commit.metadata or {}).get(RUN_KEY) == key), None)
+
+    def merge(self, source: str, target: str, *, key: str, message: str, strategy: str = "") -> tuple[str, bool]:
+        """Merge a branch, tag or commit into a branch; return the commit and whether anything changed.
+
+        Under the same key it is done once. What was merged before changes nothing.
+
+        :param strategy: who wins where both changed a path: ``source-wins`` or ``dest-wins``; empty: nobody.
+        :raises ConflictError: both changed the same paths, and no strategy was given.
+        """
+        from lakefs_sdk import Merge
+
+        if found := self.made_by(target, key):
+            return found, True
+        if not self.diff(source, target):
+            return self.resolve(target), False
+        merge = Merge(message=message, metadata={RUN_KEY: key}, strategy=strategy or None)
+
+        def act() -> str:
+            return str(
+                self._call(self._api.refs_api.merge_into_branch, self.repository, source, target, merge=merge).reference
+            )
+
+        return self._once(target, key, act), True
+
+    def revert(self, branch: str, ref: str, *, key: str, message: str) -> str:
+        """Undo what one commit changed, by another commit on the branch, and return that. What is undone already stays so.
+
+        :raises ConflictError: later commits changed the same paths.
+        """
+        from lakefs_sdk import CommitOverrides, RevertCreation
+
+        if found := self.made_by(branch, key):
+            return found
+        commit = self._call(self._api.commits_api.get_commit, self.repository, ref)
+        if found := self._reverted(branch, str(commit.id)):
+            return found
+        told = CommitOverrides(message=message, metadata={RUN_KEY: key, _REVERTS: str(commit.id)})
+        # of a merge, the branch it went to is the first parent
+        creation = RevertCreation(ref=commit.id, parent_number=min(len(commit.parents), 2) // 2, commit_overrides=told)
+
+        def act() -> str:
+            self._call(self._api.branches_api.revert_branch, self.repository, branch, creation)
+            return self.made_by(branch, key) or self.resolve(branch)
+
+        return self._once(branch, key, act)
+
+    def tag(self, name: str, ref: str) -> str:
+        """Give a commit a name that never moves, and return the commit; twice is as good as once.
+
+        :raises ConflictError: the name stands for another commit.
+        """
+        from lakefs_sdk import TagCreation
+
+        commit = self.resolve(ref)
+        try:
+            self._call(self._api.tags_api.create_tag, self.repository, TagCreation(id=name, ref=commit))
+        except (ConflictError, ServiceError) as error:
+            found = self.tagged(name)
+            if found == commit:
+                return commit
+            if found is None:
+                raise
+            raise ConflictError(
+                f"Tag {name} stands for {found[:12]}, not for {commit[:12]}.", "Choose another."
+            ) from error
+        return commit
+
+    def tagged(self, name: str) -> str | None:
+        """Return the commit a tag stands for, None if there is no such tag."""
+        try:
+            return str(self._call(self._api.tags_api.get_tag, self.repository, name).commit_id)
+        except NotFoundError:
+            return None
+
+    def _reverted(self, branch: str, commit: str) -> str | None:
+        """Return the commit that undid another on a branch, unless it was undone in its turn."""
+        undone: set[str] = set()
+        for one in islice(self.log(branch), _REMEMBERED):
+            reverts = (one.metadata or {}).get(_REVERTS)
+            if reverts == commit and one.id not in undone:
+                return str(one.id)
+            undone.add(str(reverts))
+        return None
+
+    def _once(self, branch: str, key: str, act: Callable[[], str]) -> str:
+        try:
+            return act()
+        except ServiceError:
+            # the request may have arrived although its answer did not
+            for pause in _LOOK_AGAIN:
+                time.sleep(pause)
+                if found := self.made_by(branch, key):
+                    return found
+            raise
 
     def log(self, ref: str, *, all_parents: bool = False) -> Iterator[Any]:
         """Yield the commits of a branch, newest first; none if there is no such branch.

@@ -14,6 +14,7 @@ import urllib3
 
 from adin.connections import Connection
 from adin.errors import AdinError, ConfigError, NotFoundError, ServiceError, UnreachableError
+from adin.limits import Limits
 from adin.settings import settings
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Bucket:
 
         self.name = name
         self._where = f"bucket {name} at {conn.url}"
-        timeout = urllib3.Timeout(connect=settings().connect_timeout, read=settings().read_timeout)
+        limits = Limits.of(conn)
+        timeout = urllib3.Timeout(connect=limits.connect_timeout, read=limits.read_timeout)
         self._client = Minio(
             f"{conn.host}:{conn.port}" if conn.port else conn.host,
             access_key=conn.login,
@@ -67,7 +69,7 @@ class Bucket:
             secure=conn.extra.get("scheme", "http") == "https",
             region=conn.extra.get("region", "us-east-1"),
             # repeated here, not there: a broken body must be read again as well
-            http_client=urllib3.PoolManager(timeout=timeout, maxsize=16, retries=False),
+            http_client=urllib3.PoolManager(timeout=timeout, maxsize=limits.pool, retries=False),
         )
 
     def put_new(self, key: str, content: bytes) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 from adin.connections import Connection, connection
 from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, RunFailedError, ServiceError
-from adin.settings import settings
+from adin.limits import Limits, guarded
 
 #: Terminal states and whether they are good. Every other state, also one not known here, means: keep looking.
 TERMINAL = {"SUCCEEDED": True, "FAILED": False, "SKIPPED": False, "CANCELED": False}
@@ -32,8 +32,6 @@ def _in_states(*states: str) -> str:
 
 _GOING = _in_states("PENDING", "RUNNING", "PAUSED", "CANCELING")
 _ENDED = _in_states(*TERMINAL)
-_RETRIES = 4
-_RETRIED_STATUS = (429, 502, 503, 504)
 #: Struct carries numbers as doubles.
 _EXACT = 2**53
 _LOG_LINES = 30
@@ -101,9 +99,9 @@ class KfpClient:
 
     def __init__(self, conn: Connection | None = None) -> None:
         import kfp_server_api as api
-        from urllib3 import Retry
 
         self._conn = conn or connection("kfp")
+        self._limits = Limits.of(self._conn)
         config = api.Configuration()
         config.host = self._conn.url
         config.ssl_ca_cert = self._conn.extra.get("ca_file")
@@ -111,13 +109,8 @@ class KfpClient:
             config.api_key = {"authorization": self._conn.password}
         config.api_key_prefix = {"authorization": "Bearer"}
         config.refresh_api_key_hook = self._refresh
-        config.retries = Retry(
-            total=_RETRIES,
-            backoff_factor=0.3,
-            status_forcelist=_RETRIED_STATUS,
-            allowed_methods={"GET"},
-            raise_on_status=False,
-        )
+        config.retries = self._limits.repeats()
+        config.connection_pool_maxsize = self._limits.pool
         self._client = api.ApiClient(config)
         self._pipelines = api.PipelineServiceApi(self._client)
         self._uploads = api.PipelineUploadServiceApi(self._client)
@@ -494,15 +487,15 @@ class KfpClient:
     def _call(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         from urllib3.exceptions import HTTPError
 
-        limits = settings().connect_timeout, settings().read_timeout
-        try:
-            return function(*given, **named, _request_timeout=limits)
-        except self._api.ApiException as error:
-            raise _translated(error, self._conn.url) from error
-        except (HTTPError, OSError) as error:
-            raise ServiceError(
-                f"Kubeflow Pipelines at {self._conn.url} does not answer: {error}.", "Is it running?"
-            ) from error
+        with guarded(self._conn):
+            try:
+                return function(*given, **named, _request_timeout=self._limits.timeouts)
+            except self._api.ApiException as error:
+                raise _translated(error, self._conn.url) from error
+            except (HTTPError, OSError) as error:
+                raise ServiceError(
+                    f"Kubeflow Pipelines at {self._conn.url} does not answer: {error}.", "Is it running?"
+                ) from error
 
 
 def _translated(error: Any, url: str) -> AdinError:

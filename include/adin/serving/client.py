@@ -16,7 +16,7 @@ from adin.errors import (
     ServiceError,
     UnreachableError,
 )
-from adin.settings import settings
+from adin.limits import Limits, guarded
 
 _ERRORS: dict[int, type[AdinError]] = {
     400: ConfigError,
@@ -43,11 +43,12 @@ class ServingClient:
         import httpx
 
         self._conn = conn or connection("kserve")
+        limits = Limits.of(self._conn)
         self._http = httpx.Client(
             base_url=self._conn.url,
             headers={"Authorization": f"Bearer {self._conn.password}"},
-            timeout=httpx.Timeout(settings().read_timeout, connect=settings().connect_timeout),
-            transport=httpx.HTTPTransport(retries=2),
+            timeout=httpx.Timeout(limits.read_timeout, connect=limits.connect_timeout),
+            transport=httpx.HTTPTransport(retries=limits.retries, limits=httpx.Limits(max_connections=limits.pool)),
         )
 
     def load(self, name: str, version: int) -> dict[str, Any]:
@@ -85,7 +86,11 @@ class ServingClient:
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         return dict(self._request(method, path, body).json())
 
-    def _request(self, method: str, path: str, body: Any = None, *, again: bool = False) -> Any:
+    def _request(self, method: str, path: str, body: Any = None) -> Any:
+        with guarded(self._conn):
+            return self._ask(method, path, body)
+
+    def _ask(self, method: str, path: str, body: Any = None, *, again: bool = False) -> Any:
         import httpx
 
         try:
@@ -97,7 +102,7 @@ class ServingClient:
                 ) from None
             # a kept connection may have been closed meanwhile, as after an error of the server's own; all that is
             # asked for here may be asked for twice
-            return self._request(method, path, body, again=True)
+            return self._ask(method, path, body, again=True)
         if answer.is_error:
             kind = _ERRORS.get(answer.status_code, ServiceError)
             raise kind(f"Model server: {_text(answer)}")
