@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from matrix import pytest_runtest_makereport  # noqa: F401 - a hook
 from server_fixtures import clickhouse_server, edition, empty, model, redis_server, servers, stack  # noqa: F401 - fixtures of all tests
 
 # Airflow reads its home when it is first imported: give it an empty one, never the user's

@@ -24,11 +24,12 @@ from adin.connections import Connection
 class LocalKfp:
     """A server in a process of its own, on a free port, with its state in a folder."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, python: str = sys.executable) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.home = home
+        self._python = python
         self.token = secrets.token_hex(8)
         self.conn = Connection("kfp", "127.0.0.1", port, password=self.token)
         self.log = home / "server.log"
@@ -38,8 +39,13 @@ class LocalKfp:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "adin.stack.kfp.server", "--home", str(self.home / "kfp")],
-                env=os.environ | {"ADIN_CONN_KFP": self.conn.uri, "ADIN_HOME": str(self.home)},
+                [self._python, "-m", "adin.stack.kfp.server", "--home", str(self.home / "kfp")],
+                env=os.environ
+                | {
+                    "ADIN_CONN_KFP": self.conn.uri,
+                    "ADIN_HOME": str(self.home),
+                    "PATH": f"{Path(self._python).parent}:{os.environ['PATH']}",
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

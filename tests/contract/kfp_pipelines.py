@@ -114,6 +114,24 @@ def patient(path: str, awaited: str) -> None:
     mark(path=path, text="third").after(second)
 
 
+@dsl.pipeline(name="awaits")
+def awaits(path: str) -> None:
+    needs(path=path)
+
+
+@dsl.component(base_image=PYTHON, install_kfp_package=False)
+def needs_and_lasts(path: str) -> None:
+    import time
+
+    with open(path) as file:
+        time.sleep(int(file.read() or 0))
+
+
+@dsl.pipeline(name="awaits_long")
+def awaits_long(path: str) -> None:
+    needs_and_lasts(path=path)
+
+
 @dsl.pipeline(name="nan")
 def nan(path: str) -> None:
     with dsl.If(not_a_number().output > 0.5):

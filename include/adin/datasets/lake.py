@@ -187,7 +187,7 @@ class Lake:
         return self._once(target, key, act), True
 
     def revert(self, branch: str, ref: str, *, key: str, message: str) -> str:
-        """Undo what one commit changed, by another commit on the branch, and return that. What is undone already stays so.
+        """Undo what one commit changed, by another on the branch, and return that. What is undone already stays so.
 
         :raises ConflictError: later commits changed the same paths.
         """
@@ -216,18 +216,20 @@ class Lake:
         from lakefs_sdk import TagCreation
 
         commit = self.resolve(ref)
+        if self._stands(name, commit):
+            return commit
         try:
             self._call(self._api.tags_api.create_tag, self.repository, TagCreation(id=name, ref=commit))
-        except (ConflictError, ServiceError) as error:
-            found = self.tagged(name)
-            if found == commit:
-                return commit
-            if found is None:
+        except (ConflictError, ServiceError):
+            if not self._stands(name, commit):
                 raise
-            raise ConflictError(
-                f"Tag {name} stands for {found[:12]}, not for {commit[:12]}.", "Choose another."
-            ) from error
         return commit
+
+    def _stands(self, name: str, commit: str) -> bool:
+        found = self.tagged(name)
+        if found not in (None, commit):
+            raise ConflictError(f"Tag {name} stands for {str(found)[:12]}, not for {commit[:12]}.", "Choose another.")
+        return found == commit
 
     def tagged(self, name: str) -> str | None:
         """Return the commit a tag stands for, None if there is no such tag."""
