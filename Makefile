@@ -4,7 +4,7 @@ ADIN := .venv/bin/adin
 TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc bench
+.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc matrix bench
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -62,5 +62,9 @@ accept: setup
 testdoc: environments
 	@.venv/bin/pytest -q -m "not ml" --testdoc; test $$? -eq 5
 	@.venv-ml/bin/pytest -q -m ml --testdoc; test $$? -eq 5
+
+# Operators x fault cases, from the results of the last `make servers` and `make acceptance`; also written to docs/operators.md.
+matrix:
+	@.venv/bin/python tests/matrix.py
 
 test: setup lint unit servers acceptance

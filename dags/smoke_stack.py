@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from adin.airflow.params import check_conf
 from adin.airflow.policies import DEFAULT_ARGS
 from adin.connections import NAMES
 from adin.errors import ServiceError
 from airflow.sdk import dag, get_current_context, task
+
+log = logging.getLogger(__name__)
 
 
 @dag(
@@ -16,7 +21,8 @@ from airflow.sdk import dag, get_current_context, task
     tags=["smoke"],
     doc_md="""
 ### What it does
-Asks each service of the connections `<name>_default` something small, and reports each in a task of its own.
+Asks each service of the connections `<name>_default` something small, each in a task of its own, at the same time; the
+last task tells how all of them are. It takes a minute; run it first after an upgrade.
 
 ### What it writes
 Nothing.
@@ -41,9 +47,23 @@ def smoke_stack() -> None:
             raise ServiceError(f"{name}_default: {answer}")
         return answer
 
-    first = check()
+    @task(
+        trigger_rule="all_done",
+        doc_md="Tells how each service is, in one place. Writes nothing. If it fails, mend those it names.",
+    )
+    def report() -> dict[str, str]:
+        ti: Any = get_current_context()["ti"]
+        answers = {name: ti.xcom_pull(task_ids=name) or "" for name in NAMES}
+        for name, answer in answers.items():
+            log.info("%-12s %s", name, answer or "NO ANSWER; see its task")
+        if silent := [name for name, answer in answers.items() if not answer]:
+            raise ServiceError(f"No good answer: {', '.join(silent)}.", "Their tasks say why.")
+        return answers
+
+    first, told = check(), report()
     for name in NAMES:
-        first >> touch.override(task_id=name)(name)
+        asked = touch.override(task_id=name)(name)
+        first >> asked >> told
 
 
 smoke_stack()

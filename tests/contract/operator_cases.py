@@ -42,6 +42,10 @@ _ON_THE_STACK = (
     | dict.fromkeys(("kill_deferred", "triggerer_restart"), _ONLY_DEFERS_ELSEWHERE)
 )
 
+_BY_FOLLOWING = (
+    "Deploys by following the log, whose every step may be killed and repeated: tests/integration/test_control.py."
+)
+
 #: Operator, and the cases that are not run for it.
 ABSENT: dict[str, dict[str, str]] = {
     "KfpRun": {},
@@ -51,7 +55,7 @@ ABSENT: dict[str, dict[str, str]] = {
     "LakefsRevert": _WORK,
     "ClickHouseLoad": {"vanished": _NO_JOB_LEFT, "kill_deferred": _NEVER_WAITS, "triggerer_restart": _NEVER_WAITS},
     "AmversionPromote": _WORK,
-    "KserveDeploy": _ON_THE_STACK,
+    "KserveDeploy": _ON_THE_STACK | dict.fromkeys(("retry", "already_done", "kill_sync", "clear"), _BY_FOLLOWING),
     "SparkHiveIngest": _ON_THE_STACK,
     "FeastApply": _ON_THE_STACK,
     "FeastMaterialize": _ON_THE_STACK,

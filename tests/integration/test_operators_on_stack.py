@@ -1,0 +1,194 @@
+"""The operators that need the whole stack: done once, whatever becomes of the worker."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+import test_ingest
+import test_materialize
+from adin import connections, datasets
+from adin.connections import connection
+from adin.datasets.lake import Lake
+from adin.features import hdfs
+from kfp_server import until
+from oracle import WINDOW, all_cases, write
+
+from operators.feast import FeastApplyOperator, FeastMaterializeOperator
+from operators.lakefs import BuildDatasetOperator
+from operators.spark_hive import SparkHiveIngestOperator
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("scratch")]
+
+meters = test_ingest.table
+prices = test_materialize.table
+
+
+@dataclass
+class Work:
+    """A piece of work.
+
+    :param count: returns how often it was done, as the target shows it.
+    :param same: takes of a result what must be equal whenever the work is done.
+    """
+
+    kind: type
+    arguments: dict[str, Any]
+    count: Callable[[Any], int]
+    same: Callable[[Any], Any]
+
+    def operator(self, **more: Any) -> Any:
+        return self.kind(task_id="t", **self.arguments, **more)
+
+    def run(self, run_id: str = "run", **more: Any) -> Any:
+        return self.operator(**more).execute(context(run_id))
+
+
+def context(run_id: str = "run") -> dict[str, Any]:
+    task = SimpleNamespace(dag_id="ops", run_id=run_id, task_id="t", map_index=-1, xcom_push=lambda **_: None)
+    return {"ti": task, "dag_run": SimpleNamespace(triggering_user_name=None), "params": {}}
+
+
+@pytest.fixture
+def work(request, monkeypatch) -> Work:
+    made: Work = {
+        "SparkHiveIngest": _ingest,
+        "FeastApply": _apply,
+        "FeastMaterialize": _materialize,
+        "BuildDataset": _build,
+    }[request.param](request)
+    monkeypatch.setattr(connections, "_CHOSEN", {})
+    for name in ("spark", "feast", "lakefs"):
+        conn = connection(name)
+        fields = ("host", "port", "login", "password", "schema")
+        told = {"conn_type": f"adin_{name}", **{field: getattr(conn, field) for field in fields}}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_DEFAULT", json.dumps(told | {"extra": dict(conn.extra)}))
+    return made
+
+
+def _ingest(request) -> Work:
+    request.getfixturevalue("meters")
+    test_ingest.put_good_days()
+    start, end = (f"{test_ingest.DAY + n * 1440 * test_ingest.MINUTE:%Y-%m-%dT00:00:00Z}" for n in (0, 2))
+    arguments = {"domain": "meters", "view": "hourly", "window": f"{start}/{end}"}
+
+    def staged(result: Any) -> int:
+        root, _, own = result["location"].rpartition("/")
+        return sum(name.startswith(own.partition(".")[0]) for name in hdfs.folders(root))
+
+    return Work(
+        SparkHiveIngestOperator,
+        arguments,
+        staged,
+        lambda result: {day: part["fingerprint"] for day, part in result["partitions"].items()},
+    )
+
+
+def _apply(request) -> Work:
+    request.getfixturevalue("prices")
+    return Work(FeastApplyOperator, {"domain": "shop"}, lambda _: 1, lambda _: None)
+
+
+def _materialize(request) -> Work:
+    table = request.getfixturevalue("prices")
+    test_materialize.publish(table, {1: test_materialize.day_of(1, {"a": 1.0, "b": 2.0})})
+    arguments = {"domain": "shop", "view": "prices", "window": "2013-07-01T00:00:00Z/2013-07-02T00:00:00Z"}
+    return Work(FeastMaterializeOperator, arguments, lambda _: 1, lambda result: (result["rows"], result["keys"]))
+
+
+def _build(request) -> Work:
+    write(request.getfixturevalue("write_features"), *all_cases(7), random.Random(1))
+
+    def committed(result: Any) -> int:
+        digest = Lake().metadata(result["commit"])["adin_inputs"]
+        return sum((c.metadata or {}).get("adin_inputs") == digest for c in Lake().log("joins"))
+
+    arguments = {"problem": "joins", "window": str(WINDOW)}
+    return Work(
+        BuildDatasetOperator, arguments, committed, lambda result: datasets.version("joins", result["commit"]).rows
+    )
+
+
+def cell(case: str) -> Any:
+    """Run a test for each operator, as a cell of the matrix."""
+    names = ("SparkHiveIngest", "FeastApply", "FeastMaterialize", "BuildDataset")
+    chosen = [pytest.param(name, marks=pytest.mark.case(name, case), id=name) for name in names]
+    return pytest.mark.parametrize("work", chosen, indirect=True)
+
+
+@cell("fresh")
+def test_a_fresh_task_on_the_stack_does_its_work_once(work):
+    assert work.count(work.run()) == 1
+
+
+@cell("retry")
+def test_a_retry_on_the_stack_goes_on_with_the_work_of_the_try_before(work):
+    first, again = work.run(), work.run()
+    assert work.same(again) == work.same(first)
+    assert work.count(again) == 1
+
+
+@cell("already_done")
+def test_work_on_the_stack_that_ended_while_nobody_looked_is_found(work):
+    """The first try's process dies with its result; the next starts nothing anew."""
+    process = _worker(work)
+    process.join(300)
+    assert process.exitcode == 0
+    assert work.count(work.run()) == 1
+
+
+@cell("kill_sync")
+def test_killing_a_task_on_the_stack_leaves_nothing_going_and_the_next_try_completes(work):
+    process = _worker(work)
+    key = work.operator().key(context())
+    spark = isinstance(work.operator(), SparkHiveIngestOperator | BuildDatasetOperator)
+    until(lambda: _processes_of(key) if spark else process.is_alive(), seconds=60)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode is not None
+    until(lambda: not _processes_of(key), seconds=10)
+    assert work.count(work.run()) == 1
+
+
+@cell("clear")
+def test_a_cleared_task_on_the_stack_gives_the_same_also_where_it_asks_for_new_work(work):
+    first = work.run()
+    assert work.same(work.run(renew=uuid4().hex)) == work.same(first)
+
+
+@cell("twice")
+def test_a_backfill_on_the_stack_done_twice_leaves_the_same(work):
+    first = work.run("backfill__1")
+    assert work.same(work.run("backfill__2")) == work.same(first)
+
+
+def _worker(work: Work) -> Any:
+    """Run one try in a process of its own, which obeys SIGTERM as Airflow's task process does."""
+
+    def trying() -> None:
+        operator = work.operator()
+        signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+        try:
+            operator.execute(context())
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=trying)
+    process.start()
+    return process
+
+
+def _processes_of(key: str) -> list[int]:
+    running = psutil.process_iter(["pid", "cmdline"])
+    return [process.info["pid"] for process in running if key in " ".join(process.info["cmdline"] or ())]
