@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from adin.airflow.params import check_conf
 from adin.airflow.policies import DEFAULT_ARGS
 from adin.problem import names
-from airflow.sdk import BaseOperator, Param, dag
+from airflow.sdk import BaseOperator, Param, dag, get_current_context, task
 
 from operators.amversion import AmversionPromoteOperator, AmversionRollbackOperator
 from operators.clickhouse import ClickHouseLoadOperator
@@ -22,7 +23,7 @@ PROBLEM = next(iter(names()), "none")
 
 
 def example(name: str, kind: type[BaseOperator], writes: str, form: dict[str, str], **arguments: Any) -> None:
-    """Declare ``example_<name>``: one task, whose arguments are templates over the form."""
+    """Declare ``example_<name>``: one operator, whose arguments are templates over the form."""
 
     @dag(
         dag_id=f"example_{name}",
@@ -35,8 +36,12 @@ def example(name: str, kind: type[BaseOperator], writes: str, form: dict[str, st
         "### When it fails\nThe message names the place and the remedy. Clear the task to go on.",
     )
     def made() -> None:
+        @task(doc_md="Refuses unknown keys. Writes nothing. If it fails, start a run without them.")
+        def check() -> None:
+            check_conf(get_current_context())
+
         told = f"Shows `{kind.__name__}`. Writes: {writes} If it fails, its message says what to do: then clear it."
-        kind(task_id=name, doc_md=told, **arguments)
+        check() >> kind(task_id=name, doc_md=told, **arguments)
 
     made()
 

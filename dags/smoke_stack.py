@@ -8,7 +8,7 @@ from typing import Any
 from adin.airflow.params import check_conf
 from adin.airflow.policies import DEFAULT_ARGS
 from adin.connections import NAMES
-from adin.errors import ServiceError
+from adin.errors import ConfigError, ServiceError
 from airflow.sdk import dag, get_current_context, task
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def smoke_stack() -> None:
         for name, answer in answers.items():
             log.info("%-12s %s", name, answer or "NO ANSWER; see its task")
         if silent := [name for name, answer in answers.items() if not answer]:
-            raise ServiceError(f"No good answer: {', '.join(silent)}.", "Their tasks say why.")
+            # each was tried again already; once more changes nothing
+            raise ConfigError(f"No good answer: {', '.join(silent)}.", "Their tasks say why.")
         return answers
 
     first, told = check(), report()

@@ -48,6 +48,7 @@ class FaultProxy:
     :param conn: the server's connection.
     :ivar conn: the proxy's.
     :ivar seen: the requests so far, as ``METHOD /path?query`` and the beginning of the body.
+    :ivar rewrite: makes the headers that are passed on.
     """
 
     def __init__(self, conn: Connection) -> None:
@@ -55,6 +56,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self.rewrite: Callable[[str, str, dict[str, str]], dict[str, str]] = lambda method, path, headers: headers
         self._server = self._listen(0)
         self.conn = replace(conn, host="127.0.0.1", port=self._server.server_port)
 
@@ -150,6 +152,7 @@ class FaultProxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() != "transfer-encoding"}
         if body:
             headers["Content-Length"] = str(len(body))
+        headers = self.rewrite(request.command, request.path, headers)
         upstream.request(request.command, request.path, body or None, headers)
         answer = upstream.getresponse()
         found = answer.status, answer.read(), dict(answer.getheaders())

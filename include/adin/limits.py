@@ -44,8 +44,8 @@ class Limits:
     backoff: float = 0.2
     pool: int = 16
     rate: float = 0
-    breaker_failures: int = 10
-    breaker_seconds: float = 10
+    breaker_failures: int = 20
+    breaker_seconds: float = 5
 
     @classmethod
     def of(cls, conn: Connection) -> Limits:
@@ -92,11 +92,12 @@ def _number(conn: Connection, name: str, value: Any, *, whole: bool) -> float:
 
 
 @contextmanager
-def guarded(conn: Connection) -> Iterator[None]:
+def guarded(conn: Connection, away: type[ServiceError] = ServiceError) -> Iterator[None]:
     """Let one call through at the connection's pace, unless its circuit is open.
 
     Only a service that is away or fails counts: an answer that refuses what was asked is an answer.
 
+    :param away: the error that counts, where the client tells a server that is away from one that fails.
     :raises UnreachableError: the service failed so often that it is not asked for a while.
     """
     limits = Limits.of(conn)
@@ -105,7 +106,7 @@ def guarded(conn: Connection) -> Iterator[None]:
     if not limits.breaker_failures:
         yield
         return
-    breaker = _breaker(conn.name, conn.url, limits.breaker_failures, limits.breaker_seconds)
+    breaker = _breaker(conn.name, conn.url, limits.breaker_failures, limits.breaker_seconds, away)
     if breaker.opened:
         raise UnreachableError(
             f"{conn.name} at {conn.url} failed {limits.breaker_failures} times and is left alone for "
@@ -117,8 +118,8 @@ def guarded(conn: Connection) -> Iterator[None]:
 
 
 @cache
-def _breaker(name: str, url: str, failures: int, seconds: float) -> CircuitBreaker:
-    return CircuitBreaker(failures, max(seconds, 0.001), expected_exception=ServiceError, name=f"{name} {url}")
+def _breaker(name: str, url: str, failures: int, seconds: float, away: type[ServiceError]) -> CircuitBreaker:
+    return CircuitBreaker(failures, max(seconds, 0.001), expected_exception=away, name=f"{name} {url}")
 
 
 @cache

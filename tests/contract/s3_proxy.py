@@ -2,84 +2,51 @@
 
 from __future__ import annotations
 
-import http.client
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
 
 from adin.connections import Connection
+from fault_proxy import Fault, FaultProxy
+
+_BUSY = {"status": 503, "body": b"<Error><Code>SlowDown</Code></Error>", "type": "application/xml"}
 
 
-@dataclass
 class Faults:
-    """What goes wrong from now on.
+    """What goes wrong from now on."""
 
-    :param unavailable: requests still to be answered with 503 instead of being passed on.
-    :param lost: PUT requests still to be passed on whose reply is then lost.
-    :param blind: whether conditions of PUT requests are taken away, as by a store that does not know them.
-    """
+    def __init__(self, proxy: FaultProxy) -> None:
+        self._proxy = proxy
+        self._unavailable: Fault | None = None
+        #: Whether conditions of PUT requests are taken away, as by a store that does not know them.
+        self.blind = False
 
-    unavailable: int = 0
-    lost: int = 0
-    blind: bool = False
+    @property
+    def unavailable(self) -> int:
+        """Requests still to be answered with 503 instead of being passed on."""
+        return int(self._unavailable.times or 0) if self._unavailable else 0
+
+    @unavailable.setter
+    def unavailable(self, times: int) -> None:
+        self._unavailable = self._proxy.fault("answer", times=times, **_BUSY)
+
+    def lose(self, times: int) -> None:
+        """Pass on so many PUT requests whose reply is then lost."""
+        self._proxy.fault("lose", "^PUT ", times=times)
 
 
 @contextmanager
 def s3_proxy(s3: Connection) -> Iterator[tuple[Connection, Faults]]:
     """Yield the connection of the proxy and its faults, none to begin with."""
-    faults, lock = Faults(), threading.Lock()
+    with FaultProxy(s3) as proxy:
+        faults = Faults(proxy)
 
-    def take(fault: str) -> bool:
-        with lock:
-            left = getattr(faults, fault)
-            setattr(faults, fault, max(0, left - 1))
-            return bool(left)
+        def rewrite(method: str, path: str, headers: dict[str, str]) -> dict[str, str]:
+            return _unconditional(s3, method, path, headers) if faults.blind and method == "PUT" else headers
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if take("unavailable"):
-                return self.answer(503, b"<Error><Code>SlowDown</Code></Error>", {"Content-Type": "application/xml"})
-            headers = dict(self.headers.items())
-            if faults.blind and self.command == "PUT":
-                headers = _unconditional(s3, self.command, self.path, headers)
-            upstream = http.client.HTTPConnection(s3.host, s3.port or 80, timeout=30)
-            upstream.request(self.command, self.path, body, headers)
-            found = upstream.getresponse()
-            content = found.read()
-            if self.command == "PUT" and take("lost"):
-                self.close_connection = True
-                return None
-            return self.answer(found.status, content, dict(found.getheaders()))
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do_any
-
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield replace(s3, host="127.0.0.1", port=server.server_port), faults
-    finally:
-        server.shutdown()
+        proxy.rewrite = rewrite
+        yield proxy.conn, faults
 
 
 def _unconditional(s3: Connection, method: str, path: str, headers: dict[str, str]) -> dict[str, str]:

@@ -19,10 +19,14 @@ import pytest
 from adin.errors import ConfigError, NotFoundError, RunFailedError, ServiceError
 from adin.pipelines.client import KfpClient
 from adin.stack.kfp.attempt import processes
+from fault_proxy import FaultProxy
 from kfp import compiler
-from kfp_server import Faults, LocalKfp, until
+from kfp_server import LocalKfp, until
 
 pytestmark = [pytest.mark.ml, pytest.mark.filterwarnings("ignore")]
+
+#: The request that starts a run.
+CREATE = r"^POST /apis/v2beta1/runs\s"
 
 
 @pytest.fixture(scope="module")
@@ -544,18 +548,18 @@ def test_equal_files_are_one_version_and_a_changed_file_is_the_next(
 
 
 @pytest.fixture
-def faults(server: LocalKfp) -> Iterator[Faults]:
-    with Faults(server.conn) as faults:
+def faults(server: LocalKfp) -> Iterator[FaultProxy]:
+    with FaultProxy(server.conn) as faults:
         yield faults
 
 
 @pytest.mark.flow(22)
 def test_a_run_whose_creation_got_no_answer_is_found_instead_of_started_twice(
-    client: KfpClient, faults: Faults, compiled: dict[str, Path], marks: Path
+    client: KfpClient, faults: FaultProxy, compiled: dict[str, Path], marks: Path
 ) -> None:
-    faults.lose_answers = {"POST /apis/v2beta1/runs"}
+    faults.fault("lose", CREATE)
     run_id = KfpClient(faults.conn).submit(compiled["quick"], {"path": str(marks)}, name="no answer")
-    assert faults.seen.count("POST /apis/v2beta1/runs") == 1
+    assert faults.count(CREATE) == 1
     client.wait(run_id, 120, 0.5)
     assert client.find("no answer").run_id == run_id
     assert lines(marks) == ["ran"]
@@ -563,17 +567,17 @@ def test_a_run_whose_creation_got_no_answer_is_found_instead_of_started_twice(
 
 @pytest.mark.flow(22)
 def test_a_creation_that_never_arrived_is_an_error_one_may_retry(
-    client: KfpClient, faults: Faults, compiled: dict[str, Path], marks: Path
+    client: KfpClient, faults: FaultProxy, compiled: dict[str, Path], marks: Path
 ) -> None:
     patient = KfpClient(faults.conn)
     patient.upload("quick", compiled["quick"])
-    faults.refuse = {"POST /apis/v2beta1/runs": 503}
+    faults.fault("answer", CREATE, status=503)
     with pytest.raises(ServiceError, match="shows none") as error:
         patient.submit("quick", {"path": str(marks)}, name="never arrived")
     assert error.value.retryable
-    assert faults.seen.count("POST /apis/v2beta1/runs") == 1
+    assert faults.count(CREATE) == 1
 
-    faults.refuse = {}
+    faults.clear()
     client.wait(patient.submit("quick", {"path": str(marks)}, name="never arrived"), 120, 0.5)
     assert lines(marks) == ["ran"]
 

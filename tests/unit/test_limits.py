@@ -89,3 +89,10 @@ def test_every_setting_named_in_the_table_of_services_exists():
     assert files
     for file, text in files:
         assert text in (ROOT / file).read_text(), f"{file}: {text}"
+
+
+def test_the_defaults_in_the_forms_are_those_of_the_code():
+    forms = {form["connection-type"]: form["conn-fields"] for form in get_provider_info()["connection-types"]}
+    defaults = Limits.of(conn())
+    for name in ("retries", "backoff", "pool", "breaker_failures", "breaker_seconds"):
+        assert f"Empty: {getattr(defaults, name)}." in forms["adin_kfp"][name]["description"], name

@@ -34,9 +34,9 @@ _LIMITS = _TIMES | {
     "breaker_failures": (
         "Breaker: failures",
         _number(whole=True),
-        "Calls that fail in a row until further ones fail at once. 0: never. Empty: 10.",
+        "Calls that fail in a row until further ones fail at once. 0: never. Empty: 20.",
     ),
-    "breaker_seconds": ("Breaker: seconds", _number(), "Until one call is let through again. Empty: 10."),
+    "breaker_seconds": ("Breaker: seconds", _number(), "Until one call is let through again. Empty: 5."),
 }
 _SCHEME = {"scheme": ("Scheme", _choice("http", "https"), "")}
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from adin.connections import NAMES
-from adin.errors import ServiceError
+from adin.errors import ConfigError
 from adin.settings import ROOT
 from airflow.dag_processing.dagbag import DagBag
 
@@ -31,7 +31,7 @@ def test_a_service_without_an_answer_fails_the_report_by_name(smoke, silent, mon
     pulled = SimpleNamespace(xcom_pull=lambda task_ids: None if task_ids == silent else "it answers")
     monkeypatch.setattr(sys.modules[report.__module__], "get_current_context", lambda: {"ti": pulled})
     if silent in NAMES:
-        with pytest.raises(ServiceError, match="No good answer: kfp"):
+        with pytest.raises(ConfigError, match="No good answer: kfp"):
             report()
     else:
         assert set(report()) == set(NAMES)
