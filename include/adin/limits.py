@@ -117,9 +117,13 @@ def guarded(conn: Connection, away: type[ServiceError] = ServiceError) -> Iterat
         yield
 
 
-@cache
+#: By name, address and limits.
+_BREAKERS: dict[tuple[Any, ...], CircuitBreaker] = {}
+
+
 def _breaker(name: str, url: str, failures: int, seconds: float, away: type[ServiceError]) -> CircuitBreaker:
-    return CircuitBreaker(failures, max(seconds, 0.001), expected_exception=away, name=f"{name} {url}")
+    made = CircuitBreaker(failures, max(seconds, 0.001), expected_exception=away, name=f"{name} {url}")
+    return _BREAKERS.setdefault((name, url, failures, seconds, away), made)
 
 
 @cache
