@@ -30,7 +30,7 @@ from operators.kfp import KfpRetryOperator, KfpRunOperator
 from operators.lakefs import LakefsMergeOperator, LakefsRevertOperator, LakefsTagOperator
 
 #: Limits of the clients in these tests: faults are met in seconds.
-IMPATIENT = {"connect_timeout": 1, "read_timeout": 1, "retries": 2, "backoff": 0.05, "breaker_failures": 0}
+IMPATIENT = {"connect_timeout": 1, "read_timeout": 1, "retries": 1, "backoff": 0.05, "breaker_failures": 0}
 
 
 class Store(dict[str, Any]):

@@ -94,7 +94,7 @@ def subject(request: pytest.FixtureRequest, use: Callable[[Connection], None], t
     """Make the operator's piece of work, and see that it is gone afterwards."""
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setattr(connections, "_CHOSEN", {})  # what a task has chosen is nobody else's
-    monkeypatch.setitem(vars(settings()), "registry_patience", 2)  # settings are frozen
+    monkeypatch.setitem(vars(settings()), "registry_patience", 1)  # settings are frozen
     monkeypatch.setattr(external_run, "_PATIENCE", 1)
     for module in (external_run, client, lake):
         monkeypatch.setattr(module, "_LOOK_AGAIN", (0.1, 0.3))
