@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ def table(results: dict[str, dict[str, str]], cases: dict[str, str], absent: dic
 
 def main() -> int:
     """Print the matrix and write it to the docs; fail if a case has failed or has not run."""
-    sys.path.insert(0, str(Path(__file__).parent / "contract"))
     from operator_cases import ABSENT, CASES
 
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}

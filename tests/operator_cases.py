@@ -45,6 +45,8 @@ _ON_THE_STACK = (
 _BY_FOLLOWING = (
     "Deploys by following the log, whose every step may be killed and repeated: tests/integration/test_control.py."
 )
+_KILLED_LIKE_INGEST = "Its Spark job is started and killed by the same code as SparkHiveIngest's."
+_ANOTHER_KEY = "New work is work under another key, as that of another run: the last row."
 
 #: Operator, and the cases that are not run for it.
 ABSENT: dict[str, dict[str, str]] = {
@@ -56,8 +58,8 @@ ABSENT: dict[str, dict[str, str]] = {
     "ClickHouseLoad": {"vanished": _NO_JOB_LEFT, "kill_deferred": _NEVER_WAITS, "triggerer_restart": _NEVER_WAITS},
     "AmversionPromote": _WORK,
     "KserveDeploy": _ON_THE_STACK | dict.fromkeys(("retry", "already_done", "kill_sync", "clear"), _BY_FOLLOWING),
-    "SparkHiveIngest": _ON_THE_STACK,
+    "SparkHiveIngest": _ON_THE_STACK | {"clear": _ANOTHER_KEY},
     "FeastApply": _ON_THE_STACK,
     "FeastMaterialize": _ON_THE_STACK,
-    "BuildDataset": _ON_THE_STACK,
+    "BuildDataset": _ON_THE_STACK | {"kill_sync": _KILLED_LIKE_INGEST},
 }
