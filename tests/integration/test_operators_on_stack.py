@@ -19,7 +19,7 @@ import test_materialize
 from adin import connections, datasets
 from adin.connections import connection
 from adin.datasets.lake import Lake
-from adin.features import hdfs
+from adin.features import hdfs, hive
 from kfp_server import until
 from operator_cases import ABSENT
 from oracle import WINDOW, all_cases, write
@@ -33,7 +33,6 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("scr
 #: One run for most tests: a Spark job takes its time, and its result is found by whoever asks for the same work.
 RUN = f"run-{uuid4().hex}"
 
-meters = test_ingest.table
 prices = test_materialize.table
 
 
@@ -63,6 +62,16 @@ def context(run_id: str = RUN) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def meters(scratch):
+    """Raw days of the domain ``meters``."""
+    hive.drop_table("meters.hourly")
+    test_ingest.put_good_days()
+    yield
+    hive.drop_table("meters.hourly")
+    hdfs.delete(hive.table_folder("meters.hourly"))
+
+
+@pytest.fixture(scope="module")
 def joins(scratch, write_features):
     """Features and events of the problem ``joins``."""
     write(write_features, *all_cases(7), random.Random(1))
@@ -87,7 +96,6 @@ def work(request, monkeypatch) -> Work:
 
 def _ingest(request) -> Work:
     request.getfixturevalue("meters")
-    test_ingest.put_good_days()
     start, end = (f"{test_ingest.DAY + n * 1440 * test_ingest.MINUTE:%Y-%m-%dT00:00:00Z}" for n in (0, 2))
     arguments = {"domain": "meters", "view": "hourly", "window": f"{start}/{end}"}
 
