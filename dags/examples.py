@@ -20,6 +20,26 @@ from operators.spark_hive import SparkHiveIngestOperator
 DAY = "2013-12-30T00:00:00Z/2013-12-31T00:00:00Z"
 YEAR = "2013-01-01T00:00:00Z/2014-01-01T00:00:00Z"
 PROBLEM = next(iter(names()), "none")
+FIELDS = {
+    "branch": "Branch of lakeFS that is changed.",
+    "commit": "Dataset version: commit, branch or tag.",
+    "dataset": "Dataset version: commit, or `newest`.",
+    "domain": "Feature domain, a folder of feature_repo.",
+    "model": "Model of AMVersion.",
+    "namespace": "Namespace of Kubernetes.",
+    "problem": "Problem, a folder of include/problems.",
+    "reason": "Why; it stands in the log.",
+    "ref": "What is taken: commit, branch or tag.",
+    "run": "Id of a failed run of KFP.",
+    "service": "Name of the InferenceService.",
+    "source": "Branch whose commits are taken.",
+    "storage": "Where the model's files lie.",
+    "tag": "Name of the tag.",
+    "target": "Where to: a branch of lakeFS; for a rollback `previous`, a version or a time.",
+    "version": "Version: a number or an alias.",
+    "view": "Feature view of the domain.",
+    "window": "Days, UTC: start/end.",
+}
 
 
 def example(name: str, kind: type[BaseOperator], writes: str, form: dict[str, str], **arguments: Any) -> None:
@@ -31,7 +51,10 @@ def example(name: str, kind: type[BaseOperator], writes: str, form: dict[str, st
         max_active_runs=1,
         default_args=DEFAULT_ARGS,
         tags=["example"],
-        params={key: Param(value, type="string", title=key.capitalize()) for key, value in form.items()},
+        params={
+            key: Param(value, type="string", title=key.capitalize(), description_md=FIELDS[key])
+            for key, value in form.items()
+        },
         doc_md=f"### What it does\nShows `{kind.__name__}`; see docs/operators.md.\n\n### What it writes\n{writes}\n\n"
         "### When it fails\nThe message names the place and the remedy. Clear the task to go on.",
     )
