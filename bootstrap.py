@@ -203,6 +203,47 @@ def browser() -> None:
     (folder / "fonts.conf").write_text(f'<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">{fonts}')
 
 
+def monitoring() -> None:
+    """Fetch Prometheus and exporters from Debian's archive, and build Alertmanager and the StatsD exporter with Go.
+
+    No root is needed: packages are unpacked, not installed. What they are is checked by the archive's signatures and by
+    Go's checksum database. Debian's Alertmanager reads templates from /usr, so it cannot be used unpacked.
+    """
+    wanted = ARTIFACTS["monitoring"]
+    folder = CACHE / "monitoring" / hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+    names = [*wanted["go"], *(name for files in wanted["debian"].values() for name in files)]
+    if all((folder / name).is_file() for name in names):
+        return
+    if not on_path("apt-get") or not on_path("dpkg"):
+        sys.exit("Prometheus is unpacked from Debian packages: apt-get and dpkg are needed for --monitoring.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        made = Path(part, "made")
+        made.mkdir()
+        for name, package in wanted["go"].items():
+            run(go(), "install", package, env={"GOBIN": f"{part}/{name}", "GOFLAGS": ""})
+            next(Path(part, name).iterdir()).rename(made / name)
+        unpack(Path(part), wanted["debian"], made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+
+
+def unpack(part: Path, packages: dict[str, list[str]], target: Path) -> None:
+    """Take programs out of Debian packages; the lists of packages are fetched where the machine has none."""
+    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User="]
+    command = [*apt, "download", *packages]
+    if subprocess.run(command, cwd=part, capture_output=True, check=False).returncode:
+        own = [*apt, "-o", f"Dir::State={part}/state", "-o", f"Dir::Cache={part}/cache"]
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (part / name).mkdir(parents=True)
+        run(*own, "update")
+        run(*own, "download", *packages, cwd=part)
+    for package, names in packages.items():
+        run("dpkg", "-x", next(part.glob(f"{package}_*.deb")), part / package)
+        for name in names:
+            (part / package / "usr" / "bin" / name).rename(target / name)
+
+
 def keep(found: Path, target: Path, sha256: str) -> None:
     """Move a fetched file into the cache if it is the one that was pinned."""
     if not verified(found, sha256):
@@ -222,6 +263,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "demo data": data,
     "browser of the tests": browser,
 }
+MONITORING = "Prometheus, Alertmanager and exporters (2 minutes, once)"
 
 
 def main() -> None:
@@ -229,8 +271,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environments", action="store_true", help="only what lint and unit tests need")
     parser.add_argument("--tests", action="store_true", help="also the browser of the acceptance tests")
+    parser.add_argument("--monitoring", action="store_true", help="also Prometheus, Alertmanager and exporters")
     asked = parser.parse_args()
     steps = list(STEPS.items())[: 3 if asked.environments else None if asked.tests else -1]
+    steps += [(MONITORING, monitoring)] if asked.monitoring else []
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is what tells a user with an older Python
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
     for number, (title, step) in enumerate(steps, 1):

@@ -20,7 +20,7 @@ from redis_server import RedisServer
 from servers import Servers, execute, s3_client
 
 #: First port of the servers started here; away from the defaults of a user's stack.
-_PORT_BASE = os.environ.get("ADIN_CONTRACT_PORT_BASE", "20000")
+PORT_BASE = int(os.environ.get("ADIN_CONTRACT_PORT_BASE", "20000"))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def stack() -> Iterator[dict[str, Connection]]:
     home = Path(tempfile.mkdtemp(prefix="adin-contract-"))
     home.chmod(0o755)  # PostgreSQL runs as another user when we are root
     paths = os.pathsep.join([str(ROOT / "include"), str(ROOT)])
-    environment = {**os.environ, "ADIN_HOME": str(home), "ADIN_PORT_BASE": _PORT_BASE, "PYTHONPATH": paths}
+    environment = {**os.environ, "ADIN_HOME": str(home), "ADIN_PORT_BASE": str(PORT_BASE), "PYTHONPATH": paths}
 
     def control(call: str) -> None:
         code = f"from adin.stack import control; control.{call}"

@@ -84,6 +84,27 @@ class Settings(BaseSettings):
     online_spark_rows: int = Field(
         20_000_000, gt=0, description="Published rows of a window from which Spark's executors load it online."
     )
+    monitoring: bool = Field(False, description="Prometheus, Alertmanager and exporters are part of the stack.")
+    alertmanager_config: Path = Field(
+        ROOT / "deploy" / "prometheus" / "alertmanager.yml", description="Routing of the stack's Alertmanager."
+    )
+    prometheus_days: int = Field(15, ge=1, description="Days for which the stack's Prometheus keeps metrics.")
+    log_format: Literal["json", "text"] = Field("json", description="Form of the log lines of Adin's own processes.")
+    ui_url: str = Field("", description="Airflow's address in links of alerts; default that of the local stack.")
+    runbook_url: str = Field("docs/monitoring.md", description="Page of the runbooks; alerts link to its headings.")
+    alert_sources: tuple[str, ...] = Field((), description="Further sources of alerts, module:class, as a JSON list.")
+    alert_pause: float = Field(3, gt=0, description="Seconds between two rounds of the alert service.")
+    alert_resend: float = Field(30, gt=0, description="Seconds between two tellings of an alert that is up.")
+    alert_ttl: float = Field(900, gt=0, description="Seconds until an alert that is told no more is taken for over.")
+    alert_hold: float = Field(
+        300, gt=0, description="Seconds for which an alert about an event stays up behind its delivery."
+    )
+    alert_down_seconds: float = Field(60, ge=0, description="Seconds a service may be ill before it counts as down.")
+    alert_stopped_days: float = Field(3, gt=0, description="Days continuous training may be stopped without an alert.")
+    alert_held_runs: int = Field(3, ge=1, description="Versions in a row that may be held back without an alert.")
+    alert_stale_hours: float = Field(
+        48, gt=0, description="Hours by which what is online may lag behind the data that has arrived."
+    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How tasks are retried and limited, the same in every DAG."""
+"""How tasks are retried and limited, and who is told how they end; the same in every DAG."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryRule
 from airflow.sdk.definitions.retry_policy import RetryAction
+
+from adin.airflow.notifiers import FailureNotifier, SuccessNotifier
 
 #: What a person must mend is not tried again; see :attr:`adin.errors.AdinError.retryable`.
 _FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError")
@@ -18,6 +20,8 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=5),
     "execution_timeout": timedelta(hours=2),
+    "on_failure_callback": FailureNotifier(),
+    "on_success_callback": SuccessNotifier(),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=f"adin.errors.{name}", action=RetryAction.FAIL, reason="needs a person")

@@ -9,15 +9,21 @@ from typing import Annotated
 import typer
 
 from adin.commands import output
-from adin.stack import control
+from adin.stack import control, layout
 
 app = typer.Typer(no_args_is_help=True)
 Services = Annotated[list[str] | None, typer.Argument(help="Services; default all.")]
 
 
 @app.command("up", epilog="Example: adin stack up")
-def up(services: Services = None) -> None:
+def up(
+    services: Services = None,
+    monitoring: Annotated[
+        bool | None, typer.Option(help="With Prometheus and Alertmanager, or no longer; kept.", show_default=False)
+    ] = None,
+) -> None:
     """Start the stack, or some services and what they need, and wait until all are well."""
+    layout.monitored(monitoring)
     control.up(services or [], output.step)
     output.console.print(control.addresses(), highlight=False)
 

@@ -336,14 +336,22 @@ class Access:
             # a number that is taken may be taken by this very change, whose reply got lost
             if written or change.id in {each.id for each in self.log()[change.seq - 1 :]}:
                 told = {name: value for name, value in more.items() if value and name != "digest"}
-                log.info("access: %s %s %s by %s: %s", event, subject, told, actor, reason)
+                log.info(
+                    "access: %s %s %s by %s: %s",
+                    event,
+                    subject,
+                    told,
+                    actor,
+                    reason,
+                    extra={"happened": event, "actor": actor},
+                )
                 return
             time.sleep(wait)
         raise ConflictError("Others change who may do what all the time.", "Run it again.")
 
     def _deny(self, user: str, token: str, action: str, model: str, why: str) -> None:
         asked = {"subject": user, "token": token, "action": str(action)[:50], "scope": str(model)[:100]}
-        log.warning("denied: %s %s", why, asked)
+        log.warning("denied: %s %s", why, asked, extra={"happened": "denied", "actor": user, "model": str(model)[:100]})
         if not user and not self._strangers.allows():
             return  # whoever has no token at all must not be able to fill the store
         facts = {"model": DENIALS, "actor": user or "unknown", "time": _clock(), "reason": why, **asked}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import re
 import tempfile
@@ -24,6 +25,8 @@ from adin.models.objects import Bucket
 from adin.models.search import Query
 from adin.models.store import Known, Store
 from adin.settings import settings
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 #: Writers that may come first before an append gives up.
@@ -434,7 +437,11 @@ class Registry:
         entry = following(now, event, version=version, **facts)
         touched |= set(now.aliases.values())
         states = {number: now.versions[number] for number in touched if number is not None}
-        return entry if self.write([entry], states) else None
+        if not self.write([entry], states):
+            return None
+        told = {"happened": event, "model": entry.model, "version": version, "actor": entry.actor, "run": entry.run_key}
+        log.info("%s: %s: %s", entry.model, event, entry.reason, extra=told)
+        return entry
 
     def _load(self, model: str, digests: Mapping[int, str]) -> list[ModelVersion]:
         documents = self.store.manifests(model, set(digests.values())) if digests else {}

@@ -133,3 +133,23 @@ def airflow(part: str) -> None:
     status = airflow_api()[part]["status"]
     if status != "healthy":
         raise ServiceError(f"Airflow's {part} is {status}.")
+
+
+def alerts() -> None:
+    """Ask the alert service whether it still goes round."""
+    get(f"http://{HOST}:{port('alerts')}/healthz")
+
+
+def prometheus() -> None:
+    """Ask Prometheus whether it is ready."""
+    get(f"http://{HOST}:{port('prometheus')}/-/ready")
+
+
+def alertmanager() -> None:
+    """Ask Alertmanager whether it is ready."""
+    get(f"http://{HOST}:{port('alertmanager')}/-/ready")
+
+
+def exporter(name: str) -> None:
+    """See that an exporter has metrics."""
+    get(f"http://{HOST}:{port(name)}/metrics")

@@ -24,16 +24,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from adin import logs
 from adin.stack.layout import HOST, home, port
 
 log = logging.getLogger("adin.clickhouse")
 
+_STATEMENTS = Counter("adin_clickhouse_statements", "Statements by the engine's error code, 0 for none", ["code"])
+_SECONDS = Histogram("adin_clickhouse_statement_seconds", "Time to run one")
+_RUNNING = Gauge("adin_clickhouse_running", "Statements that run")
+_ROWS = Counter("adin_clickhouse_rows", "Rows read and written", ["way"])
 #: URL parameters which are not settings of the statement.
 _NOT_SETTINGS = {
     "query",
@@ -279,6 +285,10 @@ async def _ping(_: Request) -> Response:
     return PlainTextResponse("Ok.\n")
 
 
+async def _metrics(_: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
 async def _query(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     query_id = ""
@@ -287,11 +297,16 @@ async def _query(request: Request) -> Response:
             raise QueryError(516, "Code: 516. DB::Exception: Authentication failed: wrong user or password.")
         statement = read(dict(request.query_params), dict(request.headers), await _body(request))
         query_id = statement.query_id
-        answer = await run_in_threadpool(engine.run, statement)
+        with _RUNNING.track_inprogress(), _SECONDS.time():
+            answer = await run_in_threadpool(engine.run, statement)
     except QueryError as error:
+        _STATEMENTS.labels(error.code).inc()
         log.warning("statement %s failed with code %s", query_id, error.code)
         headers = {"X-ClickHouse-Exception-Code": str(error.code), "X-ClickHouse-Query-Id": query_id}
         return PlainTextResponse(f"{error}\n", _STATUS.get(error.code, 500), headers=headers)
+    _STATEMENTS.labels(0).inc()
+    for way in ("read", "written"):
+        _ROWS.labels(way).inc(int(answer.summary.get(f"{way}_rows", 0)))
     headers = {
         "X-ClickHouse-Query-Id": query_id,
         "X-ClickHouse-Format": statement.format,
@@ -304,7 +319,9 @@ async def _query(request: Request) -> Response:
 
 def application(path: str) -> Starlette:
     """Return the web application over the databases in a folder."""
-    app = Starlette(routes=[Route("/ping", _ping), Route("/", _query, methods=["GET", "POST"])])
+    app = Starlette(
+        routes=[Route("/ping", _ping), Route("/metrics", _metrics), Route("/", _query, methods=["GET", "POST"])]
+    )
     app.state.engine = Engine(path)
     return app
 
@@ -314,9 +331,9 @@ def main() -> None:
     import uvicorn
 
     os.environ.setdefault("TZ", "UTC")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.set_up("clickhouse")
     app = application(str(home("clickhouse")))
-    uvicorn.run(app, host=HOST, port=port("clickhouse"), access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.run(app, host=HOST, port=port("clickhouse"), log_config=None, access_log=False, timeout_graceful_shutdown=5)
 
 
 if __name__ == "__main__":

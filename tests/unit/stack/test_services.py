@@ -10,7 +10,7 @@ import psutil
 import pytest
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
-from adin.stack import control, credentials, layout, leftovers, prepare, services
+from adin.stack import control, credentials, layout, leftovers, monitoring, prepare, services
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +20,39 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "java", lambda: Path("/tools/bin/java"))
 
 
-def test_no_two_servers_share_a_port() -> None:
+def test_no_two_servers_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     used = [port for service in services.services().values() for port in service.ports]
-    assert sorted(used) == sorted(set(used))
+    assert sorted(used) == sorted(set(layout.PORTS) - set(layout.MONITORING))
+    monkeypatch.setattr(monitoring, "monitoring_binary", lambda name: f"/tools/{name}")
+    layout.monitored(True)
+    used = [port for service in services.services().values() for port in service.ports]
     assert sorted(used) == sorted(layout.PORTS)
     assert len(set(layout.PORTS.values())) == len(layout.PORTS)
+
+
+def test_monitoring_is_asked_for_once_and_stays_until_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "monitoring_binary", lambda name: f"/tools/{name}")
+    assert "prometheus" not in services.services()
+    layout.monitored(True)
+    known = services.services()
+    assert {"prometheus", "alertmanager", "redis-exporter", "postgres-exporter", "statsd-exporter"} <= set(known)
+    assert known["airflow-scheduler"].environment["AIRFLOW__METRICS__STATSD_ON"] == "True"
+    credentials.write()
+    assert "ADIN_CONN_ALERTMANAGER=" in (layout.home() / "secrets.env").read_text()
+    layout.monitored(False)
+    assert "prometheus" not in services.services()
+
+
+def test_prometheus_watches_every_service_that_has_metrics_on_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = monitoring.targets(services.services().values())
+    assert {"kserve", "kfp", "clickhouse", "alerts", "s3", "lakefs", "airflow", "redis", "postgres"} <= set(jobs)
+    assert all(target.startswith("127.0.0.1:") for targets in jobs.values() for target in targets)
+    monkeypatch.setattr(monitoring, "monitoring_binary", lambda name: f"/tools/{name}")
+    for service in monitoring.services(services.services().values()):
+        listening = [part for part in service.command if ".listen-" in part and not part.endswith("=")]
+        assert all("=127.0.0.1:" in part for part in listening), service.name
 
 
 def test_all_ports_follow_from_the_port_base(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -29,7 +30,8 @@ from adin.stack.kfp.store import Doc, Store
 
 _LOG = logging.getLogger(__name__)
 _ROOT = "/apis/v2beta1"
-_OPEN = (f"{_ROOT}/healthz",)
+_OPEN = (f"{_ROOT}/healthz", "/metrics")
+_GOING = Gauge("adin_kfp_runs", "Runs that wait or go", ["state"])
 #: Error -> HTTP status and gRPC code.
 _STATUS: tuple[tuple[type[AdinError], int, int], ...] = (
     (NotFoundError, 404, 5),
@@ -72,7 +74,7 @@ Answer = Callable[[Request], Awaitable[Any]]
 def app(store: Store, runs: Runs, schedule: Schedule, token: str, **options: Any) -> Starlette:
     """Return the web application.
 
-    :param token: what callers must send as ``Authorization: Bearer``; healthz alone is open.
+    :param token: what callers must send as ``Authorization: Bearer``; healthz and metrics alone are open.
     :param options: passed to Starlette.
     """
     api = _Api(store, runs, schedule)
@@ -130,11 +132,17 @@ class _Api:
         ]
         return [(method, _ROOT + path, answer) for method, path, answer in own] + [
             # the one place where Kubeflow itself serves a step's log
-            ("GET", "/apis/v1alpha1/runs/{id}/nodes/{step:path}/log", self.log)
+            ("GET", "/apis/v1alpha1/runs/{id}/nodes/{step:path}/log", self.log),
+            ("GET", "/metrics", self.metrics),
         ]
 
     async def healthz(self, _: Request) -> Doc:
         return {"multi_user": False, "pipeline_store": "database"}
+
+    async def metrics(self, _: Request) -> Response:
+        for state, count in (await run_in_threadpool(self._runs.going)).items():
+            _GOING.labels(state).set(count)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     # -- any kind ------------------------------------------------------------------------------------------------
 

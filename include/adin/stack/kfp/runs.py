@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import Counter, Histogram
+
 from adin.errors import ConfigError, ConflictError, NotFoundError
 from adin.stack.kfp import spec as specs
 from adin.stack.kfp.attempt import Attempt, finite, last_line
@@ -22,6 +24,10 @@ from adin.stack.kfp.store import Doc, Store
 
 _LOG = logging.getLogger(__name__)
 
+_ENDED = Counter("adin_kfp_runs_ended", "Runs that ended, by how", ["state"])
+_SECONDS = Histogram(
+    "adin_kfp_run_seconds", "Time from a run's creation to its end", buckets=(1, 5, 15, 60, 180, 600, 1800, 3600, 7200)
+)
 TERMINAL = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _GOING = "state IN ('RUNNING', 'CANCELING')"
 #: Seconds between asking a run to stop and killing it.
@@ -188,6 +194,11 @@ class Runs:
         except Exception:  # a full disk, no more processes: the other runs go on
             _LOG.exception("Run %s is looked at again later", run["id"])
 
+    def going(self) -> dict[str, int]:
+        """Return how many runs wait and how many go."""
+        waiting = self._store.count("run", "state = 'PENDING'")
+        return {"waiting": waiting, "running": self._store.count("run", _GOING)}
+
     def stop(self) -> None:
         """End the runs that are going; an orderly stop of the service leaves no process."""
         with self._lock:
@@ -250,6 +261,7 @@ class Runs:
                 # archiving does not wait for the engine
                 run["storage_state"] = self._store.get("run", run["id"])["storage_state"]
             self._store.put("run", run["id"], run)
+        _tell(run, state, error)
 
     def _attempt(self, run: Doc) -> Attempt:
         return self._children.get(run["id"]) or Attempt(self._folder(run["id"], run["_attempt"]), run["id"])
@@ -261,6 +273,17 @@ class Runs:
     def _forget(self, run_id: str) -> None:
         self._children.pop(run_id, None)
         self._asked.pop(run_id, None)
+
+
+def _tell(run: Doc, state: str, error: str) -> None:
+    """Log and count what became of a run."""
+    fields = {"happened": "run", "run": run["id"], "task": run["display_name"], "status": state}
+    problem = run["_arguments"].get("problem")
+    fields |= {"problem": problem} if isinstance(problem, str) else {}
+    _LOG.log(logging.ERROR if error else logging.INFO, "%s", error or f"the run is {state}", extra=fields)
+    if state in TERMINAL:
+        _ENDED.labels(state).inc()
+        _SECONDS.observe((datetime.now(UTC) - datetime.fromisoformat(run["created_at"])).total_seconds())
 
 
 def _task(run: Doc, task: Doc | None, event: Doc) -> Doc:

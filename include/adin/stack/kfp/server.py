@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from adin import logs
 from adin.connections import connection
 from adin.errors import ConfigError
 from adin.settings import settings
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=settings().home / "kfp", help="folder of all state")
     home: Path = parser.parse_args().home
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.set_up("kfp")
     if version("kfp") != KFP:
         raise ConfigError(f"Local KFP needs kfp {KFP}, found {version('kfp')}.", "Install requirements-ml.lock.")
     conn = connection("kfp")

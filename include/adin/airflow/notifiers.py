@@ -1,0 +1,96 @@
+"""Tells the alert service how tasks end: a notice in the queue, which fails no task and waits for nobody.
+
+A task that failed for good raises an alert; the last task of a run that ends well takes back those of all before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseNotifier
+
+if TYPE_CHECKING:
+    from adin.alerts import Alert
+
+log = logging.getLogger(__name__)
+
+#: Characters of an exception that an alert carries.
+_LONGEST = 500
+_KINDS = {"train": "AdinTrainingFailed", "rollback": "AdinRollbackFailed"}
+
+
+class FailureNotifier(BaseNotifier):
+    """Raises the alert on a task that failed and is not tried again: for ``on_failure_callback``."""
+
+    def notify(self, context: Any) -> None:
+        """Queue the alert."""
+        _quietly(lambda: _tell_failure(context))
+
+
+class SuccessNotifier(BaseNotifier):
+    """Takes alerts back: for ``on_success_callback``. Does nothing but at the last task of a DAG."""
+
+    def notify(self, context: Any) -> None:
+        """Queue that the failures of this task, and of those before it, are over."""
+        if not context["task"].downstream_task_ids:
+            _quietly(lambda: _tell_success(context))
+
+
+def _quietly(work: Any) -> None:
+    try:
+        work()
+    except Exception:  # the task has ended as it has; whatever is wrong here changes nothing of that
+        log.exception("the alert service could not be told")
+
+
+def _tell_failure(context: Mapping[str, Any]) -> None:
+    from adin.alerts import outbox
+
+    outbox.tell(outbox.raised(failure(context), actor="airflow"), _connections)
+
+
+def _tell_success(context: Mapping[str, Any]) -> None:
+    from adin.alerts import outbox
+
+    task = context["task"]
+    tasks = sorted({task.task_id, *task.get_flat_relative_ids(upstream=True)})
+    match = {"dag": [context["ti"].dag_id], "task": tasks}
+    outbox.tell(outbox.resolved(match, actor="airflow", reason=f"run {context['run_id']} went well"), _connections)
+
+
+def failure(context: Mapping[str, Any]) -> Alert:
+    """Return the alert on a failed task."""
+    from adin.alerts import Alert
+    from adin.logs import masked
+
+    ti, error = context["ti"], context.get("exception")
+    head, _, what = ti.dag_id.partition("__")
+    name = "AdinQualityGateFailed" if _is_data(error) else _KINDS.get(head, "AdinTaskFailed")
+    labels = {"dag": ti.dag_id, "task": ti.task_id}
+    labels |= {"model": what} if head in _KINDS and what else {"domain": what} if head == "features" and what else {}
+    told = masked(f"{type(error).__name__}: {error}" if error else "no exception was told")
+    return Alert(
+        name=name,
+        severity="critical",
+        labels=labels,
+        summary=f"{ti.dag_id}: task {ti.task_id} failed: {told.splitlines()[0][:200]}",
+        detail=told[:_LONGEST],
+        links={"page": f"/dags/{ti.dag_id}/runs/{context['run_id']}/tasks/{ti.task_id}"},
+        since=datetime.now(UTC),
+    )
+
+
+def _is_data(error: Any) -> bool:
+    from adin.errors import DataError
+
+    return isinstance(error, DataError)
+
+
+def _connections() -> tuple[Any, Any]:
+    """Return the connections ``amversion`` and ``s3``; called in the thread that may ask Airflow for them."""
+    from adin.airflow.hooks import AmversionHook, S3Hook
+
+    return AmversionHook().get_conn(), S3Hook().get_conn()

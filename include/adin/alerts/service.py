@@ -1,0 +1,227 @@
+"""The alert service: ``python -m adin.alerts.service``.
+
+It looks at its sources, enters what they found in the book, and tells Alertmanager what is due. The book is written
+before anything is told, so that a service that was killed goes on where it was; what it tells twice is the same alert,
+which Alertmanager knows. While the registry is away it goes on from memory, and writes the book when it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from adin.alerts import book
+from adin.alerts.alert import Source
+from adin.alerts.alertmanager import Alertmanager
+from adin.alerts.book import Book, Standing
+from adin.errors import AdinError
+from adin.models.store import Store
+from adin.settings import settings
+
+log = logging.getLogger("adin.alerts")
+
+#: Seconds without a round after which the service says that it is ill.
+_ILL = 120.0
+
+_UP = Gauge("adin_alerts", "Alerts in the book", ["alertname", "severity"])
+_WAITING = Gauge("adin_alerts_undelivered", "Alerts that Alertmanager has not taken yet")
+_DELIVERED = Counter("adin_alerts_delivered", "Alerts that Alertmanager took for the first time", ["alertname"])
+_FAILED = Counter("adin_alert_delivery_failures", "Times Alertmanager did not answer")
+_BLIND = Counter("adin_alert_source_errors", "Times a source could not be read", ["source"])
+_SECONDS = Histogram("adin_alert_source_seconds", "Time to look at a source", ["source"])
+_LOOKED = Gauge("adin_alert_source_last_success_timestamp_seconds", "When a source was last read", ["source"])
+
+
+class AlertService:
+    """Rounds of looking and telling.
+
+    :param store: where the book lies.
+    :param looked_at: the sources.
+    :param alertmanager: who is told.
+    :param alone: sources that need no registry; only they are looked at until the book could be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        looked_at: list[Source],
+        alertmanager: Alertmanager,
+        *,
+        alone: frozenset[str] = frozenset({"stack"}),
+    ) -> None:
+        self._store, self._sources, self._alertmanager, self._alone = store, looked_at, alertmanager, alone
+        self._book, self._tag, self._loaded = Book(), None, False  # type: tuple[Book, str | None, bool]
+        self._written = ""
+        self._next: dict[str, float] = {}
+        self._told: dict[str, tuple[float, bool]] = {}
+        self.last_round = time.monotonic()
+
+    def round(self) -> None:
+        """Look at the sources whose time has come, write the book, tell what is due."""
+        self._load()
+        for source in self._sources:
+            if (self._loaded or source.name in self._alone) and time.monotonic() >= self._next.get(source.name, 0):
+                self._look(source)
+        self._save()
+        if self._tell():
+            self._save()
+        self._count()
+        self.last_round = time.monotonic()
+
+    def follow(self, stop: threading.Event) -> None:
+        """Go round until told to stop."""
+        while not stop.wait(settings().alert_pause):
+            try:
+                self.round()
+            except Exception:  # whatever is wrong, the next round may be better
+                log.exception("a round failed")
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        try:
+            found, self._tag = book.load(self._store)
+        except AdinError as error:
+            log.warning("the book cannot be read yet: %s", error)
+            return
+        found.alerts |= self._book.alerts
+        found.positions |= self._book.positions
+        self._book, self._loaded = found, True
+
+    def _look(self, source: Source) -> None:
+        began = time.monotonic()
+        self._next[source.name] = began + source.pause
+        try:
+            with _SECONDS.labels(source.name).time():
+                found = source.look(self._book.positions.get(source.name), datetime.now(UTC))
+        except Exception as error:  # nothing is known: its alerts stay as they were
+            _BLIND.labels(source.name).inc()
+            log.warning("source %s cannot be read: %s", source.name, error)
+            return
+        self._book.take(source.name, found, datetime.now(UTC))
+        _LOOKED.labels(source.name).set_to_current_time()
+
+    def _save(self) -> None:
+        content = self._book.model_dump_json()
+        if not self._loaded or content == self._written:
+            return
+        try:
+            mine, tag = book.save(self._store, self._book, self._tag)
+        except AdinError as error:
+            log.warning("the book is written later: %s", error)
+            return
+        if mine:
+            self._tag, self._written = tag, content
+        else:  # another alert service was faster: its book counts, and the sources tell the rest again
+            log.warning("another alert service writes the book too")
+            self._book, self._tag = book.load(self._store)
+            self._written = self._book.model_dump_json()
+
+    def _tell(self) -> bool:
+        """Send what is due; return whether the book changed."""
+        now, clock = datetime.now(UTC), time.monotonic()
+        firing = {key: each.firing(now, settings().alert_hold) for key, each in self._book.alerts.items()}
+        due = {key: each for key, each in self._book.alerts.items() if self._due(key, firing[key], clock)}
+        if not due:
+            return False
+        later = now + timedelta(seconds=settings().alert_ttl)
+        try:
+            taken = self._alertmanager.post({key: _wire(each, now, later, firing[key]) for key, each in due.items()})
+        except AdinError as error:
+            _FAILED.inc()
+            log.warning("alerts wait: %s", error)
+            return False
+        for key in taken:
+            self._taken(key, due[key], firing[key], now, clock)
+        return bool(taken)
+
+    def _due(self, key: str, firing: bool, clock: float) -> bool:
+        at, told = self._told.get(key, (0.0, not firing))
+        return told != firing or clock - at >= settings().alert_resend
+
+    def _taken(self, key: str, standing: Standing, firing: bool, now: datetime, clock: float) -> None:
+        self._told[key] = (clock, firing)
+        fields = {"happened": "alert", **_identity(standing)}
+        if not firing:
+            log.info("resolved: %s", standing.alert.summary, extra=fields)
+            del self._book.alerts[key], self._told[key]
+        elif standing.delivered is None:
+            log.info("told: %s", standing.alert.summary, extra=fields)
+            _DELIVERED.labels(standing.alert.name).inc()
+            standing.delivered = now
+
+    def _count(self) -> None:
+        _UP.clear()
+        for standing in self._book.alerts.values():
+            _UP.labels(standing.alert.name, standing.alert.severity).inc()
+        _WAITING.set(sum(standing.delivered is None for standing in self._book.alerts.values()))
+
+
+def _wire(standing: Standing, now: datetime, later: datetime, firing: bool) -> dict[str, Any]:
+    return standing.alert.wire(later if firing else now)
+
+
+def _identity(standing: Standing) -> dict[str, str]:
+    labels = standing.alert.labels
+    return {name: labels[name] for name in ("problem", "model", "version", "dag", "task") if name in labels}
+
+
+def application(service: AlertService, facts: Callable[[], object]) -> Any:
+    """Return the web application: ``/metrics`` and ``/healthz``, open as every process's are.
+
+    :param facts: brings the gauges that are read only now and then up to date.
+    """
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    async def metrics(_: Any) -> Response:
+        await run_in_threadpool(facts)
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(_: Any) -> Response:
+        ill = time.monotonic() - service.last_round > _ILL
+        return PlainTextResponse("no round for two minutes\n" if ill else "ok\n", 503 if ill else 200)
+
+    @contextlib.asynccontextmanager
+    async def life(_: Any) -> AsyncIterator[None]:
+        stop = threading.Event()
+        rounds = threading.Thread(target=service.follow, args=(stop,), name="rounds", daemon=True)
+        rounds.start()
+        yield
+        stop.set()
+        await run_in_threadpool(rounds.join, 10)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz)], lifespan=life)
+
+
+def main() -> None:
+    """Serve on the stack's port until told to stop."""
+    import uvicorn
+
+    from adin import logs
+    from adin.alerts.facts import Facts
+    from adin.alerts.sources import StackSource, sources
+    from adin.models import registry
+    from adin.stack import control
+    from adin.stack.layout import HOST, port
+
+    logs.set_up("alerts")
+    models = registry()
+    facts = Facts(models, control.status)
+    looked_at = [*sources(models), StackSource(facts.health), facts]
+    service = AlertService(models.store, looked_at, Alertmanager())
+    uvicorn.run(application(service, facts.refresh), host=HOST, port=port("alerts"), log_config=None, access_log=False)
+
+
+if __name__ == "__main__":
+    main()
