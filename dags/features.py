@@ -10,7 +10,7 @@ from adin.airflow.broken import broken
 from adin.airflow.domain import Domain, domain, names
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
-from adin.airflow.policies import DEFAULT_ARGS
+from adin.airflow.policies import DEFAULT_ARGS, deadline
 from adin.errors import DataError
 from adin.run_key import content_hash
 from adin.window import Window
@@ -95,6 +95,7 @@ def make(spec: Domain) -> None:
         max_active_runs=1,
         max_active_tasks=2,
         default_args=DEFAULT_ARGS,
+        deadline=deadline(f"features__{spec.name}"),
         tags=["features", spec.name],
         doc_md=DOC.format(domain=spec.name, tables=", ".join(spec.tables)),
         params={

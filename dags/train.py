@@ -10,7 +10,7 @@ from adin.airflow.broken import broken
 from adin.airflow.domain import Domain, domain
 from adin.airflow.hooks import activate
 from adin.airflow.params import check_conf, window_params
-from adin.airflow.policies import DEFAULT_ARGS
+from adin.airflow.policies import DEFAULT_ARGS, deadline
 from adin.errors import ConfigError, RefusedError, RunFailedError
 from adin.problem import Problem, names, problem
 from adin.window import Window
@@ -54,6 +54,7 @@ def make(spec: Problem, source: Domain) -> None:
         catchup=False,
         max_active_runs=1,
         default_args=DEFAULT_ARGS,
+        deadline=deadline(f"train__{spec.name}"),
         tags=["train", spec.name],
         doc_md=DOC.format(name=spec.name, description=spec.description, metric=spec.promotion.primary),
         params={

@@ -9,11 +9,11 @@ from airflow.plugins_manager import AirflowPlugin
 
 
 class AdinPlugin(AirflowPlugin):
-    """Models, Datasets and Drift in the menu, ``/adin/api/v1`` for programs."""
+    """Models, Datasets, Drift and Status in the menu, ``/adin/api/v1`` for programs."""
 
     name = "adin"
     fastapi_apps: ClassVar[list[Any]] = [{"app": create(), "url_prefix": "/adin", "name": "Adin"}]
     external_views: ClassVar[list[dict[str, Any]]] = [
         {"name": title, "href": f"adin/{route}", "destination": "nav", "category": "browse", "url_route": route}
-        for title, route in (("Models", "models"), ("Datasets", "datasets"), ("Drift", "drift"))
+        for title, route in (("Models", "models"), ("Datasets", "datasets"), ("Drift", "drift"), ("Status", "status"))
     ]

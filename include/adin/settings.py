@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     alert_down_seconds: float = Field(60, ge=0, description="Seconds a service may be ill before it counts as down.")
     alert_stopped_days: float = Field(3, gt=0, description="Days continuous training may be stopped without an alert.")
     alert_held_runs: int = Field(3, ge=1, description="Versions in a row that may be held back without an alert.")
+    alert_deadline_hours: float = Field(6, gt=0, description="Hours a run of features or training may take.")
     alert_stale_hours: float = Field(
         48, gt=0, description="Hours by which what is online may lag behind the data that has arrived."
     )

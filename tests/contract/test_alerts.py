@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -9,12 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from adin.airflow import notifiers
 from adin.alerts import Alert, book, outbox
 from adin.alerts.sources import LogSource, NoticeSource
 from adin.connections import Connection
+from adin.errors import DataError, RunFailedError
 from adin.models import Registry, registry
 from adin.settings import ROOT, settings
 from adin.stack.layout import monitoring_binary
@@ -115,6 +121,13 @@ def test_an_alert_is_told_once_again_and_again_while_it_lasts_and_taken_back_whe
     assert {line["service"] for line in lines} == {"alerts"}
     logged = [(line["dag"], line["task"]) for line in lines if line.get("event") == "alert"]
     assert logged == [("features__shop", "gate")] * 2
+    # and for the page: how everything is
+    found = book.status(models.store)
+    assert found
+    assert {each["name"] for each in found["services"]} >= {"postgres", "kserve", "alerts"}
+    assert 0 < found["disk"]["free"] <= found["disk"]["size"]
+    assert found["queue"] == {"notices": 0}
+    assert found["services"] == get(f"{service.address}/status")["services"]
 
 
 def test_while_alertmanager_is_dead_the_line_goes_on_and_all_that_happened_arrives_later_once(
@@ -280,3 +293,63 @@ def test_the_example_routing_tells_who_it_says(labels: list[str], receivers: lis
     command = [monitoring_binary("amtool"), "config", "routes", "test", f"--config.file={file}", *labels]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == receivers
+
+
+@cache
+def training_dag() -> Any:
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=ROOT / "dags" / "train.py").dags["train__flights_delay"]
+
+
+def ended(task: str, error: Exception | None = None) -> dict[str, Any]:
+    """Return what a callback gets of a task of the shipped training DAG."""
+    dag = training_dag()
+    ti = SimpleNamespace(dag_id=dag.dag_id, task_id=task)
+    return {"dag": dag, "task": dag.get_task(task), "ti": ti, "run_id": "manual__1", "exception": error}
+
+
+def callbacks(context: dict[str, Any], kind: str) -> None:
+    for callback in getattr(context["task"], f"on_{kind}_callback"):
+        callback(context)
+
+
+def test_a_failed_task_is_told_and_the_end_of_a_later_run_that_went_well_takes_it_back(
+    models: Registry, own: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, conn in (("amversion", own.database), ("s3", own.s3)):
+        facts = {"conn_type": f"adin_{name}", "host": conn.host, "port": conn.port, "login": conn.login}
+        facts |= {"password": conn.password, "schema": conn.schema, "extra": dict(conn.extra)}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_DEFAULT", json.dumps(facts))
+    monkeypatch.setenv("ADIN_HOME", str(tmp_path))
+    settings.cache_clear()
+    source, now = NoticeSource(models), datetime.now(UTC)
+    try:
+        callbacks(ended("dataset", DataError("3 rows: token=hunter2 delay is null")), "failure")
+        callbacks(ended("train", RunFailedError("step evaluate failed")), "failure")
+        found = source.look(None, now)
+        labels = {"dag": "train__flights_delay", "model": "flights_delay"}
+        assert {(each.name, each.labels["task"]) for each in found.up} == {
+            ("AdinQualityGateFailed", "dataset"),
+            ("AdinTrainingFailed", "train"),
+        }
+        assert all(labels.items() <= each.labels.items() for each in found.up)
+        assert "hunter2" not in str(outbox.notices(models.store, 0))
+        monkeypatch.setenv("ADIN_CONN_AMVERSION", own.database.uri)
+        monkeypatch.setenv("ADIN_CONN_S3", own.s3.uri)
+        run = {"dag_run": {"dag_run_id": "manual__1"}}
+        asyncio.run(notifiers.deadline_missed("train__flights_delay", 6, context=run))
+        found = source.look(found.position, now)
+        assert "AdinDeadlineMissed" in {each.name for each in found.up}
+        callbacks(ended("dataset"), "success")  # more is to come in that run
+        found = source.look(found.position, now)
+        assert len(found.up) == 3
+        callbacks(ended("check"), "success")
+        assert source.look(found.position, now).up == []
+        assert not list(outbox.waiting())
+        # where nothing answers, the task ends as it has, and the notice waits
+        monkeypatch.delenv("AIRFLOW_CONN_AMVERSION_DEFAULT")
+        callbacks(ended("train", RunFailedError("step evaluate failed")), "failure")
+        assert len(list(outbox.waiting())) == 1
+    finally:
+        settings.cache_clear()

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Characters of an exception that an alert carries.
 _LONGEST = 500
+#: Stands for the whole run where an alert is not on a task.
+_RUN = "(run)"
 _KINDS = {"train": "AdinTrainingFailed", "rollback": "AdinRollbackFailed"}
 
 
@@ -39,6 +41,35 @@ class SuccessNotifier(BaseNotifier):
             _quietly(lambda: _tell_success(context))
 
 
+async def deadline_missed(dag: str, hours: float, context: Mapping[str, Any] | None = None) -> None:
+    """Queue the alert on a run that takes too long: for a deadline. Runs in the triggerer, which it does not hold up.
+
+    :param context: what Airflow tells of the run there.
+    """
+    import asyncio
+
+    from adin.alerts import outbox
+
+    run = str(((context or {}).get("dag_run") or {}).get("dag_run_id") or "")
+    notice = outbox.raised(late(dag, hours, run), actor="airflow")
+    # by the connections of the environment: Airflow's own cannot be had from a thread of the triggerer
+    await asyncio.to_thread(outbox.tell, notice)
+
+
+def late(dag: str, hours: float, run: str) -> Alert:
+    """Return the alert on a run that takes too long; the end of a run that went well takes it back."""
+    from adin.alerts import Alert
+
+    return Alert(
+        name="AdinDeadlineMissed",
+        severity="warning",
+        labels={"dag": dag, "task": _RUN},
+        summary=f"{dag}: run {run} has not ended well {hours:g} hours after it was queued",
+        links={"page": f"/dags/{dag}/runs/{run}" if run else f"/dags/{dag}"},
+        since=datetime.now(UTC),
+    )
+
+
 def _quietly(work: Any) -> None:
     try:
         work()
@@ -56,7 +87,7 @@ def _tell_success(context: Mapping[str, Any]) -> None:
     from adin.alerts import outbox
 
     task = context["task"]
-    tasks = sorted({task.task_id, *task.get_flat_relative_ids(upstream=True)})
+    tasks = sorted({_RUN, task.task_id, *task.get_flat_relative_ids(upstream=True)})
     match = {"dag": [context["ti"].dag_id], "task": tasks}
     outbox.tell(outbox.resolved(match, actor="airflow", reason=f"run {context['run_id']} went well"), _connections)
 

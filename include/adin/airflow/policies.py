@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, RetryRule
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference, ExceptionRetryPolicy, RetryRule
 from airflow.sdk.definitions.retry_policy import RetryAction
 
 from adin.airflow.notifiers import FailureNotifier, SuccessNotifier
+from adin.settings import settings
 
 #: What a person must mend is not tried again; see :attr:`adin.errors.AdinError.retryable`.
 _FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError")
@@ -29,3 +30,10 @@ DEFAULT_ARGS: dict[str, Any] = {
         ]
     ),
 }
+
+
+def deadline(dag_id: str) -> DeadlineAlert:
+    """Return the deadline of a DAG's runs; missing it stops nothing, but is told."""
+    hours = settings().alert_deadline_hours
+    callback = AsyncCallback("adin.airflow.notifiers.deadline_missed", kwargs={"dag": dag_id, "hours": hours})
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)

@@ -5,6 +5,7 @@ All of it is one note in AMVersion's store, written in one step: an alert and th
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from adin.alerts.alert import Alert, Found
 from adin.models.store import Store
 
 _NOTE = "alerts/book"
+_STATUS = "alerts/status"
 
 
 class Standing(BaseModel):
@@ -76,3 +78,15 @@ def save(store: Store, book: Book, tag: str | None) -> tuple[bool, str | None]:
     noted = store.note(_NOTE)
     # a write whose answer got lost is a write
     return written or bool(noted and noted[0] == content), noted[1] if noted else None
+
+
+def status(store: Store) -> dict[str, Any] | None:
+    """Return how everything was when the alert service last wrote it down; None if it never did."""
+    noted = store.note(_STATUS)
+    return dict(json.loads(noted[0])) if noted else None
+
+
+def save_status(store: Store, found: dict[str, Any]) -> None:
+    """Write down how everything is."""
+    noted = store.note(_STATUS)
+    store.swap(_STATUS, json.dumps(found).encode(), noted[1] if noted else None)

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import Gauge
 
+from adin.alerts import outbox
 from adin.alerts.alert import Alert, Found
 from adin.errors import AdinError, ServiceError
 from adin.models import Registry
 from adin.models.log import MODES
 from adin.settings import settings
+from adin.stack.layout import HOST, port
 
 log = logging.getLogger("adin.alerts")
 
@@ -48,6 +52,7 @@ _LAG = Gauge(
 )
 _ROWS = Gauge("adin_dataset_rows", "Rows of the newest dataset version", ["problem"])
 _BUILT = Gauge("adin_dataset_created_timestamp_seconds", "When the newest dataset version was built", ["problem"])
+_RUNS = re.compile(r'^adin_kfp_runs\{state="(\w+)"\} (\S+)$', re.MULTILINE)
 _PER_MODEL = (_CHAMPION, _VERSIONS, _CHANGED, _METRIC, _MODE, _FROZEN)
 _PROBED = (_UNTIL, _LAG, _ROWS, _BUILT)
 
@@ -68,6 +73,8 @@ class Facts:
         self._health: tuple[float, list[Any]] = (float("-inf"), [])
         self._read = float("-inf")
         self._lock = threading.Lock()
+        self._well: dict[str, datetime] = {}
+        self._fresh: dict[str, Any] = {"views": [], "datasets": []}
 
     def health(self) -> list[Any]:
         """Return how each service is, as of a few seconds ago at most."""
@@ -76,7 +83,41 @@ class Facts:
             if time.monotonic() - asked > _FRESH:
                 found = list(self._status())
                 self._health = time.monotonic(), found
+                self._well |= {each.name: datetime.now(UTC) for each in found if each.latency is not None}
             return found
+
+    def status(self) -> dict[str, Any]:
+        """Return how everything is, as the status page shows it."""
+        disk = shutil.disk_usage(settings().home)
+        services = [
+            {
+                "name": each.name,
+                "state": each.state,
+                "latency": each.latency,
+                "restarts": each.restarts,
+                "problem": each.problem,
+                "last_success": _text(self._well.get(each.name)),
+            }
+            for each in self.health()
+        ]
+        return {
+            "time": _text(datetime.now(UTC)),
+            "services": services,
+            "disk": {"free": disk.free, "size": disk.total},
+            "queue": {"notices": len(list(outbox.waiting())), **self._queue()},
+            **self._fresh,
+        }
+
+    def _queue(self) -> dict[str, int]:
+        """Return how many pipeline runs wait and go in local KFP; nothing where it is not there or not well."""
+        if not any(each.name == "kfp" and each.latency is not None for each in self.health()):
+            return {}
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port('kfp')}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return {}
+        return {state: int(float(count)) for state, count in _RUNS.findall(text)}
 
     def refresh(self) -> None:
         """Bring the gauges up to date; what cannot be read is left out, never told as it was."""
@@ -124,6 +165,7 @@ class Facts:
     def look(self, position: Any, now: datetime) -> Found:
         """Read how fresh the data is; views that lag too far behind what has arrived are stale."""
         found = self._probe()
+        self._fresh = {"views": found["views"], "datasets": found["datasets"]}
         for gauge in _PROBED:
             gauge.clear()
         for each in found["datasets"]:
@@ -139,6 +181,10 @@ class Facts:
             raise ServiceError(f"Not all features could be read: {broken}")
         limit = timedelta(hours=settings().alert_stale_hours).total_seconds()
         return Found(up=[_stale(each, now) for each in online if each["lag"] > limit])
+
+
+def _text(time_: datetime | None) -> str:
+    return f"{time_:%Y-%m-%dT%H:%M:%SZ}" if time_ else ""
 
 
 def _stale(each: dict[str, Any], now: datetime) -> Alert:

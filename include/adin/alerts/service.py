@@ -21,12 +21,15 @@ from adin.alerts import book
 from adin.alerts.alert import Source
 from adin.alerts.alertmanager import Alertmanager
 from adin.alerts.book import Book, Standing
+from adin.alerts.facts import Facts
 from adin.errors import AdinError
 from adin.models.store import Store
 from adin.settings import settings
 
 log = logging.getLogger("adin.alerts")
 
+#: Seconds between two notes of the status.
+_NOTE_PAUSE = 15.0
 #: Seconds without a round after which the service says that it is ill.
 _ILL = 120.0
 
@@ -46,6 +49,7 @@ class AlertService:
     :param looked_at: the sources.
     :param alertmanager: who is told.
     :param alone: sources that need no registry; only they are looked at until the book could be read.
+    :param status: returns how everything is, which is written down beside the book for the status page.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class AlertService:
         alertmanager: Alertmanager,
         *,
         alone: frozenset[str] = frozenset({"stack"}),
+        status: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self._store, self._sources, self._alertmanager, self._alone = store, looked_at, alertmanager, alone
         self._book, self._tag, self._loaded = Book(), None, False  # type: tuple[Book, str | None, bool]
         self._written = ""
+        self._status, self._noted = status, float("-inf")
         self._next: dict[str, float] = {}
         self._told: dict[str, tuple[float, bool]] = {}
         self.last_round = time.monotonic()
@@ -73,6 +79,7 @@ class AlertService:
         if self._tell():
             self._save()
         self._count()
+        self._note_status()
         self.last_round = time.monotonic()
 
     def follow(self, stop: threading.Event) -> None:
@@ -157,6 +164,14 @@ class AlertService:
             _DELIVERED.labels(standing.alert.name).inc()
             standing.delivered = now
 
+    def _note_status(self) -> None:
+        if self._status and self._loaded and time.monotonic() - self._noted > _NOTE_PAUSE:
+            try:
+                book.save_status(self._store, self._status())
+                self._noted = time.monotonic()
+            except AdinError as error:
+                log.warning("the status is written later: %s", error)
+
     def _count(self) -> None:
         _UP.clear()
         for standing in self._book.alerts.values():
@@ -173,24 +188,27 @@ def _identity(standing: Standing) -> dict[str, str]:
     return {name: labels[name] for name in ("problem", "model", "version", "dag", "task") if name in labels}
 
 
-def application(service: AlertService, facts: Callable[[], object]) -> Any:
-    """Return the web application: ``/metrics`` and ``/healthz``, open as every process's are.
+def application(service: AlertService, facts: Facts) -> Any:
+    """Return the web application: ``/metrics``, ``/healthz`` and ``/status``, open as every process's metrics are.
 
-    :param facts: brings the gauges that are read only now and then up to date.
+    :param facts: gauges that are read only now and then, and the status.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
-    from starlette.responses import PlainTextResponse, Response
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
     async def metrics(_: Any) -> Response:
-        await run_in_threadpool(facts)
+        await run_in_threadpool(facts.refresh)
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Any) -> Response:
         ill = time.monotonic() - service.last_round > _ILL
         return PlainTextResponse("no round for two minutes\n" if ill else "ok\n", 503 if ill else 200)
+
+    async def status(_: Any) -> Response:
+        return JSONResponse(await run_in_threadpool(facts.status))
 
     @contextlib.asynccontextmanager
     async def life(_: Any) -> AsyncIterator[None]:
@@ -201,7 +219,8 @@ def application(service: AlertService, facts: Callable[[], object]) -> Any:
         stop.set()
         await run_in_threadpool(rounds.join, 10)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz)], lifespan=life)
+    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/status", status)]
+    return Starlette(routes=routes, lifespan=life)
 
 
 def main() -> None:
@@ -209,7 +228,6 @@ def main() -> None:
     import uvicorn
 
     from adin import logs
-    from adin.alerts.facts import Facts
     from adin.alerts.sources import StackSource, sources
     from adin.models import registry
     from adin.stack import control
@@ -219,8 +237,8 @@ def main() -> None:
     models = registry()
     facts = Facts(models, control.status)
     looked_at = [*sources(models), StackSource(facts.health), facts]
-    service = AlertService(models.store, looked_at, Alertmanager())
-    uvicorn.run(application(service, facts.refresh), host=HOST, port=port("alerts"), log_config=None, access_log=False)
+    service = AlertService(models.store, looked_at, Alertmanager(), status=facts.status)
+    uvicorn.run(application(service, facts), host=HOST, port=port("alerts"), log_config=None, access_log=False)
 
 
 if __name__ == "__main__":

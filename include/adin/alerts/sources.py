@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from importlib.util import find_spec
 from typing import Any
 
+from adin import problem
 from adin.alerts import outbox
 from adin.alerts.alert import Alert, Found, Severity, Source, fits
 from adin.errors import ConfigError
@@ -36,7 +37,7 @@ def sources(models: Registry) -> list[Source]:
     found: list[Source] = [LogSource(models), NoticeSource(models)]
     if find_spec("adin.drift"):
         alarms = importlib.import_module("adin.drift.alarms")
-        found.append(DriftSource(alarms.active, models.models))
+        found.append(DriftSource(alarms.active, problem.names))
     return found + [_imported(name) for name in settings().alert_sources]
 
 
@@ -182,7 +183,7 @@ class DriftSource:
 
     def look(self, position: Any, now: datetime) -> Found:
         """Return all alarms that go on."""
-        return Found(up=[_drift(alarm, now) for problem in self._problems() for alarm in self._active(problem)])
+        return Found(up=[_drift(alarm, now) for name in self._problems() for alarm in self._active(name)])
 
 
 _DRIFT: dict[str, tuple[str, Severity]] = {

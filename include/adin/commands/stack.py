@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from adin.commands import output
-from adin.stack import control, layout
+from adin.stack import checks, control, layout
 
 app = typer.Typer(no_args_is_help=True)
 Services = Annotated[list[str] | None, typer.Argument(help="Services; default all.")]
@@ -43,12 +44,17 @@ def restart(services: Services = None) -> None:
 @app.command("status", epilog="Example: adin stack status --json")
 def status(json: output.Json = False) -> None:
     """Show how each service is; exit code 1 when one that runs is not well."""
-    found = control.status()
+    found, more = control.status(), _facts()
+    seen = {each["name"]: each["last_success"] for each in more.get("services", [])}
     if json:
-        output.emit([asdict(health) for health in found])
+        output.emit([asdict(health) | {"last_success": seen.get(health.name, "")} for health in found])
     else:
-        rows = [(h.name, h.state, h.pid, f"{h.uptime} s", h.restarts, _well(h), h.problem) for h in found]
-        output.table(["service", "state", "pid", "up", "restarts", "answers in", "problem"], rows)
+        rows = [
+            (h.name, h.state, h.pid, f"{h.uptime} s", h.restarts, _well(h), seen.get(h.name, ""), h.problem)
+            for h in found
+        ]
+        output.table(["service", "state", "pid", "up", "restarts", "answers in", "last well", "problem"], rows)
+        output.facts(_told(more))
     if any(health.pid and health.latency is None for health in found):
         raise typer.Exit(1)
 
@@ -63,6 +69,26 @@ def logs(
     path = control.log_file(service)
     arguments = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(path)]
     os.execvp(arguments[0], arguments)  # noqa: S606 - no shell, fixed program
+
+
+def _facts() -> dict[str, Any]:
+    """Return what the alert service knows; nothing while it does not run."""
+    try:
+        return dict(checks.get(f"http://{layout.HOST}:{layout.port('alerts')}/status"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _told(more: dict[str, Any]) -> dict[str, str]:
+    disk = shutil.disk_usage(layout.home())
+    lags = {each["view"]: each["lag"] for each in more.get("views", []) if each["lag"] is not None}
+    told = {"disk left": f"{disk.free / 1e9:.0f} GB of {disk.total / 1e9:.0f}"}
+    if "queue" in more:
+        told["queue"] = ", ".join(f"{count} {name}" for name, count in more["queue"].items())
+    if lags:
+        oldest = max(lags, key=lambda view: lags[view])
+        told["freshness"] = f"{len(lags)} views online; {oldest} is {lags[oldest] / 3600:.1f} h behind"
+    return told
 
 
 def _well(health: control.Health) -> str:

@@ -20,7 +20,7 @@ from xmlrpc.client import Fault, ServerProxy
 from adin.errors import ConfigError, NotFoundError, ServiceError
 from adin.settings import settings
 from adin.stack import credentials, leftovers
-from adin.stack.layout import HOST, home, port, program
+from adin.stack.layout import HOST, home, monitored, port, program
 from adin.stack.service import Service
 from adin.stack.services import services
 
@@ -164,7 +164,12 @@ def log_file(name: str) -> Path:
 def addresses() -> str:
     """Return where people look: addresses, and who signs in."""
     made = credentials.credentials()
-    return (
+    watched = (
+        f"Prometheus    http://{HOST}:{port('prometheus')}\nAlertmanager  http://{HOST}:{port('alertmanager')}\n"
+        if monitored()
+        else ""
+    )
+    return watched + (
         f"Airflow   http://{HOST}:{port('airflow')}   user admin   password {made['airflow_admin']}\n"
         f"lakeFS    http://{HOST}:{port('lakefs')}   key {made['lakefs_key']}\n"
         f"KFP API   http://{HOST}:{port('kfp')}\n"

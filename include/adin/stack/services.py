@@ -342,8 +342,14 @@ def airflow_environment() -> dict[str, str]:
         "triggerer.default_capacity": "50",
     }
     if monitored():
-        options |= {"metrics.statsd_on": "True", "metrics.statsd_host": HOST, "metrics.statsd_prefix": "airflow"}
-        options |= {"metrics.statsd_port": str(port("statsd"))}
+        options |= {
+            "metrics.statsd_on": "True",
+            "metrics.statsd_host": HOST,
+            "metrics.statsd_port": str(port("statsd")),
+            # DAG, task and state as tags of a name, not as parts of ever more names
+            "metrics.legacy_names_on": "False",
+            "metrics.statsd_influxdb_enabled": "True",
+        }
     named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
     path = f"{ROOT / '.venv' / 'bin'}:{java().parent}:{os.environ['PATH']}"
     return _adin() | named | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}

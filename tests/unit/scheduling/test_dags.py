@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from adin.settings import ROOT, settings
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
 
 HEAVY = (
     "pandas", "pyspark", "feast", "kfp", "kfp_server_api", "sklearn", "lakefs", "lakefs_sdk", "clickhouse_connect",
@@ -154,3 +155,14 @@ def test_where_kubeflow_owns_the_schedule_the_dag_trains_nothing_itself(monkeypa
     found = bag.dags["train__flights_delay"]
     assert {task.task_id for task in found.tasks} == {"window", "gates", "dataset", "explore", "recurring"}
     assert found.schedule is None
+
+
+@pytest.mark.flow(15)
+def test_every_task_tells_its_end_and_reading_the_dags_again_makes_no_new_version_of_them(bag):
+    again = DagBag(dag_folder=ROOT / "dags")
+    for name, dag in bag.dags.items():
+        for task in dag.tasks:
+            assert [type(each).__name__ for each in task.on_failure_callback] == ["FailureNotifier"], name
+            assert [type(each).__name__ for each in task.on_success_callback] == ["SuccessNotifier"], name
+        assert DagSerialization.to_dict(dag) == DagSerialization.to_dict(again.dags[name]), name
+    assert bag.dags["train__flights_delay"].deadline and bag.dags["features__flights"].deadline

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from adin.airflow.web import api, charts, stores
 from adin.airflow.web.access import Caller, CallerDep, allowed
 from adin.errors import DataError, NotFoundError
+from adin.settings import settings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -184,6 +187,24 @@ def dataset(request: Request, model: str, commit: str) -> str:
     return page(request, "dataset.html", found=found, learned=learned)
 
 
+@router.get("/status")
+def status(request: Request, who: CallerDep) -> str:
+    """Show the alerts that are up, how each part of the stack is, and how fresh the data is."""
+    from adin.alerts import book
+
+    store = stores.models().store
+    standing = sorted(book.load(store)[0].alerts.values(), key=lambda each: each.alert.since, reverse=True)
+    # an alert about a model is for those who may see the model
+    named = [each for each in standing if _visible(each.alert.labels, who)]
+    runbook = settings().runbook_url
+    return page(request, "status.html", alerts=named, found=book.status(store), runbook=runbook)
+
+
+def _visible(labels: Mapping[str, str], who: Caller) -> bool:
+    model = labels.get("model") or labels.get("problem")
+    return model is None or who.may("read", model)
+
+
 def trouble(request: Request, status: int, text: str) -> HTMLResponse:
     """Return the page for an error of ours."""
     return HTMLResponse(page(request, "trouble.html", text=text), status)
@@ -207,6 +228,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters["number"] = lambda value: "-" if value is None else f"{value:.4f}"
+    made.filters["moment"] = lambda stamp: f"{datetime.fromtimestamp(stamp, UTC):%Y-%m-%d %H:%M}"
     made.filters["minute"] = lambda time: f"{time:%Y-%m-%d %H:%M}"
     return made
 

@@ -1,0 +1,61 @@
+"""After the whole line has run: every query of the dashboards has an answer, the status page shows how things are."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from adin.settings import ROOT
+from adin.stack import control, layout
+from adin.stack.airflow_api import AirflowApi
+from kfp_server import until
+from monitoring_servers import get, programs
+
+MONITORING = ["alertmanager", "prometheus", "statsd-exporter", "redis-exporter", "postgres-exporter"]
+QUERIES = [
+    pytest.param(target["expr"], id=f"{file.stem}: {panel['title']}")
+    for file in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+    for panel in json.loads(file.read_text())["panels"]
+    for target in panel["targets"]
+]
+
+
+@pytest.fixture(scope="module")
+def watched(line: Any) -> Iterator[None]:
+    """Watch the running stack, and let a DAG run under the eyes of Prometheus."""
+    programs()
+    layout.monitored(True)
+    control.up(MONITORING)
+    control.restart(["airflow-scheduler", "airflow-dags", "alerts"])  # with StatsD and Alertmanager from now on
+    api, run = AirflowApi(*control.airflow_login()), f"watched-{uuid4().hex[:8]}"
+    api.start("smoke_stack", run, {})
+    api.wait("smoke_stack", run, timeout=300)
+    yield
+    layout.monitored(False)
+
+
+def ask(expression: str) -> list[Any]:
+    query = urllib.parse.urlencode({"query": expression})
+    return list(get(f"http://127.0.0.1:{layout.port('prometheus')}/api/v1/query?{query}")["data"]["result"])
+
+
+@pytest.mark.flow(26)
+@pytest.mark.parametrize("expression", QUERIES)
+def test_a_query_of_a_dashboard_has_an_answer_from_the_running_stack(watched: None, expression: str) -> None:
+    until(lambda: ask(expression), seconds=300)
+
+
+@pytest.mark.flow(26)
+def test_the_status_page_shows_each_service_and_asks_who_is_there(line: Any) -> None:
+    url, user, password = control.airflow_login("viewer")
+    assert httpx.get(f"{url}/adin/status").status_code == 401
+    signed = {"Authorization": AirflowApi(url, user, password).authorization}
+    page = httpx.get(f"{url}/adin/status", headers=signed, timeout=60)
+    assert page.status_code == 200
+    for name in ("postgres", "kserve", "airflow-scheduler", "disk left", "Freshness"):
+        assert name in page.text
