@@ -123,11 +123,12 @@ class AlertmanagerServer(Process):
 
 
 class AlertServer(Process):
-    """The alert service as the stack runs it, but hasty; no stack, no features."""
+    """The alert service as the stack runs it, but hasty; of a stack in which nothing was started, without features."""
 
     def __init__(self, home: Path, port_base: int, amversion: Connection, s3: Connection, told: Connection) -> None:
         for name in ("features", "problems"):
             (home / name).mkdir(parents=True)
+        (home / "supervisord.conf").touch()
         own = {
             "ADIN_HOME": home,
             "ADIN_PORT_BASE": port_base,

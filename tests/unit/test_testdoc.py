@@ -6,9 +6,8 @@ import ast
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-#: Flows 1 to 26 of the architecture. Those below have no proof yet; the set may only shrink.
+#: Flows 1 to 26 of the architecture.
 FLOWS = set(range(1, 27))
-OPEN = {26}
 
 
 def flows_of(*kinds: str) -> set[int]:
@@ -23,8 +22,7 @@ def flows_of(*kinds: str) -> set[int]:
 
 
 def test_every_flow_is_proved_by_an_acceptance_integration_or_contract_test():
-    missing = FLOWS - flows_of("acceptance", "integration", "contract")
-    assert missing == OPEN, "a flow that is proved now leaves OPEN; a flow that no test proves any more is a loss"
+    assert FLOWS - flows_of("acceptance", "integration", "contract") == set()
 
 
 def test_every_mark_names_a_flow_that_there_is():

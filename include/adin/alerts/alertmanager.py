@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Alertmanager:
-    """A client of the connection ``alertmanager``; where none is declared, alerts are told to the log and no further.
+    """A client of the connection ``alertmanager``; where none is declared, the sender's log has the alerts.
 
     :param conn: host and port; login and password for basic authentication; extra ``scheme``, ``prefix``.
     """
@@ -31,9 +31,7 @@ class Alertmanager:
 
         :raises UnreachableError: it does not answer.
         """
-        if self.conn is None or not alerts:
-            for alert in alerts.values():
-                log.warning("alert: %s %s", alert["labels"], alert["annotations"]["summary"])
+        if self.conn is None:
             return set(alerts)
         answer = self._send(list(alerts.values()))
         if answer.is_success:

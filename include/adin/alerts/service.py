@@ -157,10 +157,10 @@ class AlertService:
         self._told[key] = (clock, firing)
         fields = {"happened": "alert", **_identity(standing)}
         if not firing:
-            log.info("resolved: %s", standing.alert.summary, extra=fields)
+            log.info("over: %s: %s", standing.alert.name, standing.alert.summary, extra=fields)
             del self._book.alerts[key], self._told[key]
         elif standing.delivered is None:
-            log.info("told: %s", standing.alert.summary, extra=fields)
+            log.warning("alert: %s: %s", standing.alert.name, standing.alert.summary, extra=fields)
             _DELIVERED.labels(standing.alert.name).inc()
             standing.delivered = now
 
@@ -231,11 +231,12 @@ def main() -> None:
     from adin.alerts.sources import StackSource, sources
     from adin.models import registry
     from adin.stack import control
-    from adin.stack.layout import HOST, port
+    from adin.stack.layout import HOST, home, port
 
     logs.set_up("alerts")
     models = registry()
-    facts = Facts(models, control.status)
+    # elsewhere than in a stack there are no services to look after
+    facts = Facts(models, control.status if (home() / "supervisord.conf").is_file() else list)
     looked_at = [*sources(models), StackSource(facts.health), facts]
     service = AlertService(models.store, looked_at, Alertmanager(), status=facts.status)
     uvicorn.run(application(service, facts), host=HOST, port=port("alerts"), log_config=None, access_log=False)
