@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import threading
 import time
@@ -16,8 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from adin.airflow import notifiers
-from adin.alerts import Alert, book, outbox
+from adin.airflow.web import pages, stores
+from adin.alerts import Alert, Found, book, outbox
 from adin.alerts.sources import LogSource, NoticeSource
 from adin.connections import Connection
 from adin.errors import DataError, RunFailedError
@@ -353,3 +356,55 @@ def test_a_failed_task_is_told_and_the_end_of_a_later_run_that_went_well_takes_i
         assert len(list(outbox.waiting())) == 1
     finally:
         settings.cache_clear()
+
+
+def test_the_rules_tell_what_they_promise_and_not_too_early(tmp_path: Path) -> None:
+    rules = sorted(map(str, (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml")))
+    spec = yaml.safe_load((Path(__file__).parent / "rules_test.yml").read_text())
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(spec | {"rule_files": rules}))
+    command = [monitoring_binary("promtool"), "test", "rules", str(tmp_path / "test.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_status_page_shows_alerts_with_their_runbook_to_those_who_may_see_the_model(
+    models: Registry, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, tag = book.load(models.store)
+    about = failed().model_copy(update={"labels": {"model": model}, "summary": "<b>it failed</b>"})
+    kept.take("notices", Found(up=[about]), datetime.now(UTC))
+    book.save(models.store, kept, tag)
+    monkeypatch.setattr(stores, "models", lambda: models)
+    request = SimpleNamespace(scope={"root_path": "/adin"})
+    for allowed in (True, False):
+        monkeypatch.setattr(pages, "may", lambda method, name, user, allowed=allowed: allowed and name == model)
+        page = pages.status(request, None)  # type: ignore[arg-type]
+        assert ("&lt;b&gt;it failed&lt;/b&gt;" in page) == allowed
+        assert ("docs/monitoring.md#adintaskfailed" in page) == allowed
+        assert "has not written anything down yet" in page
+    health = {
+        "name": "redis",
+        "state": "RUNNING",
+        "latency": 0.002,
+        "restarts": 1,
+        "problem": "",
+        "last_success": "now",
+    }
+    view = {"domain": "shop", "view": "prices", "online_until": "2026-01-01T00:00", "lag": 7200.0}
+    data = {"problem": "bread", "rows": 7, "created": 0.0}
+    status = {"time": "now", "services": [health], "disk": {"free": 5e9, "size": 9e9}, "queue": {"waiting": 3}}
+    book.save_status(models.store, status | {"views": [view], "datasets": [data]})
+    page = pages.status(request, None)  # type: ignore[arg-type]
+    for shown in ("redis", "2 ms", "shop.prices", "2.0 h", "bread: newest dataset, 7 rows", "5.0 GB of 9.0"):
+        assert shown in page
+
+
+def test_every_alert_there_is_has_a_runbook() -> None:
+    told = (ROOT / "docs" / "monitoring.md").read_text()
+    sources = [ROOT / "deploy" / "prometheus" / "rules" / "alerts.yml", *(ROOT / "include" / "adin").rglob("*.py")]
+    names = {
+        name for file in sources for name in re.findall(r"[\"' ](Adin[A-Z][a-z]+[A-Z][A-Za-z]+)\b", file.read_text())
+    }
+    names -= {"AdinError", "AdinModel", "AdinPlugin", "AdinHook"}
+    assert len(names) > 15
+    assert {name for name in names if f"#### {name}\n" not in told} == set()

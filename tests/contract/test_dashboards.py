@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from adin.settings import ROOT
@@ -35,6 +36,10 @@ class Stack:
 
     environment: dict[str, str]
 
+    @property
+    def home(self) -> Path:
+        return Path(self.environment["ADIN_HOME"])
+
     def control(self, call: str) -> None:
         code = f"from adin.stack import control, layout; {call}"
         command = [str(ROOT / ".venv/bin/python"), "-c", code]
@@ -55,7 +60,8 @@ def watched() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="adin-watched-"))
     home.chmod(0o755)  # PostgreSQL runs as another user when we are root
     unset = {name: value for name, value in os.environ.items() if not name.startswith("ADIN_CONN_")}
-    stack = Stack(unset | {"ADIN_HOME": str(home), "ADIN_PORT_BASE": str(PORT_BASE + 100)})
+    hasty = {"ADIN_ALERT_PAUSE": "0.5", "ADIN_ALERT_RESEND": "1", "ADIN_ALERT_DOWN_SECONDS": "1"}
+    stack = Stack(unset | hasty | {"ADIN_HOME": str(home), "ADIN_PORT_BASE": str(PORT_BASE + 100)})
     try:
         stack.control(f"layout.monitored(True); control.up([{SERVICES}, {EXPORTERS}])")
         airflow(stack)
@@ -116,6 +122,29 @@ def test_every_part_of_the_stack_is_scraped(watched: Stack) -> None:
     jobs = {"alerts", "kserve", "kfp", "clickhouse", "s3", "lakefs", "redis", "postgres", "airflow", "prometheus"}
     until(lambda: {each["metric"]["job"] for each in watched.ask("up == 1")} == jobs | {"alertmanager"})
     until(lambda: watched.ask('adin_service_up{service="redis"} == 1'))
+
+
+@pytest.mark.flow(15)
+def test_a_service_that_hangs_is_told_and_taken_back_when_it_answers_again(watched: Stack) -> None:
+    def down() -> list[str]:
+        alerts = get(f"http://127.0.0.1:{PORT_BASE + 125}/api/v2/alerts?filter=alertname=AdinServiceDown")
+        return [each["labels"]["service"] for each in alerts]
+
+    assert down() == []
+    (redis,) = [each for each in psutil.process_iter() if str(watched.home / "redis") in " ".join(_command(each))]
+    redis.suspend()
+    try:
+        until(lambda: down() == ["redis"])
+    finally:
+        redis.resume()
+    until(lambda: down() == [])
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def test_airflow_tells_dag_task_and_state_as_labels_and_times_in_seconds(watched: Stack) -> None:

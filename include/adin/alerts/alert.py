@@ -75,11 +75,13 @@ class Source(Protocol):
     """Says what is wrong. While it raises, nothing is known: its alerts stay as they were.
 
     :ivar name: its place in the book.
-    :ivar pause: seconds between two looks; 0 for one in each round.
     """
 
     name: str
-    pause: float
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds between two looks; 0 for one in each round."""
 
     def look(self, position: Any, now: datetime) -> Found:
         """Return what is up and what has happened.

@@ -31,7 +31,7 @@ from adin.stack.layout import HOST, port
 log = logging.getLogger("adin.alerts")
 
 #: Seconds for which what was asked of the services, and of the registry, is not asked again.
-_FRESH = 10.0
+_FRESH = 5.0
 #: Seconds the probe of features and datasets may take.
 _PROBE_TIMEOUT = 60
 

@@ -217,7 +217,11 @@ class StackSource:
 
     status: Callable[[], Iterable[Any]]
     name: str = "stack"
-    pause: float = 15.0
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds between two looks."""
+        return settings().alert_down_seconds / 4
 
     def look(self, position: Any, now: datetime) -> Found:
         """Ask every service; one that is ill at two looks, ``alert_down_seconds`` apart, is down."""
