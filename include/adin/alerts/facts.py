@@ -98,7 +98,7 @@ class Facts:
                 "problem": each.problem,
                 "last_success": _text(self._well.get(each.name)),
             }
-            for each in self.health()
+            for each in self._health[1] or self.health()
         ]
         return {
             "time": _text(datetime.now(UTC)),
@@ -110,7 +110,7 @@ class Facts:
 
     def _queue(self) -> dict[str, int]:
         """Return how many pipeline runs wait and go in local KFP; nothing where it is not there or not well."""
-        if not any(each.name == "kfp" and each.latency is not None for each in self.health()):
+        if not any(each.name == "kfp" and each.latency is not None for each in self._health[1]):
             return {}
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port('kfp')}/metrics", timeout=5) as answer:

@@ -12,13 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from adin.alerts import book
-from adin.alerts.alert import Source
+from adin.alerts.alert import Found, Source
 from adin.alerts.alertmanager import Alertmanager
 from adin.alerts.book import Book, Standing
 from adin.alerts.facts import Facts
@@ -28,6 +29,8 @@ from adin.settings import settings
 
 log = logging.getLogger("adin.alerts")
 
+#: Seconds a round waits for the sources it looks at; what takes longer is entered in a later one.
+_PATIENCE = 1.0
 #: Seconds between two notes of the status.
 _NOTE_PAUSE = 15.0
 #: Seconds without a round after which the service says that it is ill.
@@ -66,15 +69,15 @@ class AlertService:
         self._written = ""
         self._status, self._noted = status, float("-inf")
         self._next: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(max(1, len(looked_at)), "look")
+        self._looks: dict[str, Future[Found]] = {}
         self._told: dict[str, tuple[float, bool]] = {}
         self.last_round = time.monotonic()
 
     def round(self) -> None:
         """Look at the sources whose time has come, write the book, tell what is due."""
         self._load()
-        for source in self._sources:
-            if (self._loaded or source.name in self._alone) and time.monotonic() >= self._next.get(source.name, 0):
-                self._look(source)
+        self._look()
         self._save()
         if self._tell():
             self._save()
@@ -102,18 +105,27 @@ class AlertService:
         found.positions |= self._book.positions
         self._book, self._loaded = found, True
 
-    def _look(self, source: Source) -> None:
-        began = time.monotonic()
-        self._next[source.name] = began + source.pause
+    def _look(self) -> None:
+        """Enter what the sources have found; one that takes long is waited for by nobody."""
+        for source in self._sources:
+            ready = self._loaded or source.name in self._alone
+            if ready and source.name not in self._looks and time.monotonic() >= self._next.get(source.name, 0):
+                self._next[source.name] = time.monotonic() + source.pause
+                position = self._book.positions.get(source.name)
+                self._looks[source.name] = self._pool.submit(_looked, source, position)
+        wait(self._looks.values(), timeout=_PATIENCE)
+        for name in [name for name, look in self._looks.items() if look.done()]:
+            self._take(name, self._looks.pop(name))
+
+    def _take(self, name: str, look: Future[Found]) -> None:
         try:
-            with _SECONDS.labels(source.name).time():
-                found = source.look(self._book.positions.get(source.name), datetime.now(UTC))
+            found = look.result()
         except Exception as error:  # nothing is known: its alerts stay as they were
-            _BLIND.labels(source.name).inc()
-            log.warning("source %s cannot be read: %s", source.name, error)
+            _BLIND.labels(name).inc()
+            log.warning("source %s cannot be read: %s", name, error)
             return
-        self._book.take(source.name, found, datetime.now(UTC))
-        _LOOKED.labels(source.name).set_to_current_time()
+        self._book.take(name, found, datetime.now(UTC))
+        _LOOKED.labels(name).set_to_current_time()
 
     def _save(self) -> None:
         content = self._book.model_dump_json()
@@ -130,6 +142,7 @@ class AlertService:
             log.warning("another alert service writes the book too")
             self._book, self._tag = book.load(self._store)
             self._written = self._book.model_dump_json()
+            self._looks.clear()  # they began where this service's own book was
 
     def _tell(self) -> bool:
         """Send what is due; return whether the book changed."""
@@ -177,6 +190,11 @@ class AlertService:
         for standing in self._book.alerts.values():
             _UP.labels(standing.alert.name, standing.alert.severity).inc()
         _WAITING.set(sum(standing.delivered is None for standing in self._book.alerts.values()))
+
+
+def _looked(source: Source, position: Any) -> Found:
+    with _SECONDS.labels(source.name).time():
+        return source.look(position, datetime.now(UTC))
 
 
 def _wire(standing: Standing, now: datetime, later: datetime, firing: bool) -> dict[str, Any]:

@@ -98,8 +98,12 @@ def metastore() -> None:
 def redis() -> None:
     """Ping Redis."""
     from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    with Redis(HOST, port("redis"), password=credentials()["redis"], socket_timeout=_SECONDS) as client:
+    # one try: who looks at all services must not wait for one that hangs
+    once, password = Retry(NoBackoff(), 0), credentials()["redis"]
+    with Redis(HOST, port("redis"), password=password, socket_timeout=_SECONDS, retry=once) as client:
         client.ping()
 
 
@@ -151,5 +155,5 @@ def alertmanager() -> None:
 
 
 def exporter(name: str) -> None:
-    """See that an exporter has metrics."""
-    get(f"http://{HOST}:{port(name)}/metrics")
+    """See that an exporter answers; its metrics would hang where what it watches does."""
+    get(f"http://{HOST}:{port(name)}/")
