@@ -60,7 +60,8 @@ def watched() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="adin-watched-"))
     home.chmod(0o755)  # PostgreSQL runs as another user when we are root
     unset = {name: value for name, value in os.environ.items() if not name.startswith("ADIN_CONN_")}
-    hasty = {"ADIN_ALERT_PAUSE": "0.5", "ADIN_ALERT_RESEND": "1", "ADIN_ALERT_DOWN_SECONDS": "1"}
+    hasty = {"PAUSE": "0.5", "RESEND": "1", "HOLD": "3", "DOWN_SECONDS": "1"}
+    hasty = {f"ADIN_ALERT_{name}": value for name, value in hasty.items()}
     stack = Stack(unset | hasty | {"ADIN_HOME": str(home), "ADIN_PORT_BASE": str(PORT_BASE + 100)})
     try:
         stack.control(f"layout.monitored(True); control.up([{SERVICES}, {EXPORTERS}])")
