@@ -19,6 +19,7 @@ import yaml
 from adin.connections import Connection
 from adin.settings import ROOT
 from adin.stack import monitoring
+from adin.stack.layout import PORTS
 from kfp_server import until
 from redis_server import free_port
 
@@ -143,6 +144,6 @@ class AlertServer(Process):
             "ADIN_REGISTRY_PATIENCE": 2,
         }
         environment = os.environ | {name: str(value) for name, value in own.items()}
-        self.address = f"http://127.0.0.1:{port_base + 23}"
+        self.address = f"http://127.0.0.1:{port_base + PORTS['alerts']}"
         command = [sys.executable, "-m", "adin.alerts.service"]
         super().__init__(command, f"{self.address}/healthz", home / "alerts.log", environment)

@@ -108,6 +108,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     """A ClickHouse engine of the session's own, beside the ports of the servers above."""
-    server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"), int(_PORT_BASE) + 40)
+    server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"), PORT_BASE + 40)
     yield server
     server.kill()

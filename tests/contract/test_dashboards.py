@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from adin.settings import ROOT
+from adin.stack.layout import PORTS
 from kfp_server import until
 from monitoring_servers import get, programs
 from server_fixtures import PORT_BASE
@@ -47,10 +48,12 @@ class Stack:
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
         query = urllib.parse.urlencode({"query": expression})
-        return list(get(f"http://127.0.0.1:{PORT_BASE + 124}/api/v1/query?{query}")["data"]["result"])
+        return list(
+            get(f"http://127.0.0.1:{PORT_BASE + 100 + PORTS['prometheus']}/api/v1/query?{query}")["data"]["result"]
+        )
 
     def names(self) -> set[str]:
-        found = get(f"http://127.0.0.1:{PORT_BASE + 124}/api/v1/targets/metadata")
+        found = get(f"http://127.0.0.1:{PORT_BASE + 100 + PORTS['prometheus']}/api/v1/targets/metadata")
         return {each["metric"] for each in found["data"]}
 
 
@@ -128,7 +131,9 @@ def test_every_part_of_the_stack_is_scraped(watched: Stack) -> None:
 @pytest.mark.flow(15)
 def test_a_service_that_hangs_is_told_and_taken_back_when_it_answers_again(watched: Stack) -> None:
     def down() -> list[str]:
-        alerts = get(f"http://127.0.0.1:{PORT_BASE + 125}/api/v2/alerts?filter=alertname=AdinServiceDown")
+        alerts = get(
+            f"http://127.0.0.1:{PORT_BASE + 100 + PORTS['alertmanager']}/api/v2/alerts?filter=alertname=AdinServiceDown"
+        )
         return [each["labels"]["service"] for each in alerts]
 
     assert "redis" not in down()
