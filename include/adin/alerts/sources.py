@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from typing import Any
 
 from adin import problem
 from adin.alerts import outbox
 from adin.alerts.alert import Alert, Found, Severity, Source, fits
+from adin.drift import alarms
 from adin.errors import ConfigError
 from adin.models import Registry
 from adin.models.log import Entry, State
@@ -34,11 +34,8 @@ def sources(models: Registry) -> list[Source]:
 
     :raises ConfigError: ``ADIN_ALERT_SOURCES`` names something that cannot be imported.
     """
-    found: list[Source] = [LogSource(models), NoticeSource(models)]
-    if find_spec("adin.drift"):
-        alarms = importlib.import_module("adin.drift.alarms")
-        found.append(DriftSource(alarms.active, problem.names))
-    return found + [_imported(name) for name in settings().alert_sources]
+    own: list[Source] = [LogSource(models), NoticeSource(models), DriftSource(alarms.active, problem.names)]
+    return own + [_imported(name) for name in settings().alert_sources]
 
 
 def _imported(name: str) -> Source:
