@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from calendar import monthrange
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adin import yaml_lines
+from adin.durations import Duration
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
-
-_UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def duration(value: Any) -> Any:
-    """Read ``100ms``, ``30s``, ``60min``, ``6h``, ``1d`` or ``2w``; anything but text is handed on."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|w)\s*", value)
-    if not match:
-        raise ValueError(f"{value!r} is no duration; write 100ms, 30s, 60min, 6h, 1d or 2w")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
+from adin.tuning.spec import Tuning
 
 _SPAN = r"^[1-9]\d{0,3}(d|w|mo)$"
-
-Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
 def _months_before(end: datetime, months: int) -> datetime:
@@ -278,6 +264,7 @@ class Problem(_Spec):
     serving: Serving = Serving()
     rollback: Rollback = Rollback()
     drift: Drift = Drift()
+    tune: Tuning | None = None
     example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
     path: Path = Field(exclude=True)
 

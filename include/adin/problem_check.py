@@ -18,6 +18,7 @@ from adin.problem import Problem, names
 from adin.settings import ROOT, settings
 
 _DOCS = "See docs/problems.md."
+_WAY = {"maximize": "higher", "minimize": "lower"}
 
 
 @dataclass(frozen=True, order=True)
@@ -75,6 +76,7 @@ def check(name: str) -> list[Mistake]:
     found = _Found(file, lines)
     _form(found, spec, folder)
     _metrics(found, spec)
+    _tuning(found, spec)
     _times(found, spec)
     _features(found, spec)
     return sorted({*mistakes, *found.mistakes})
@@ -134,6 +136,22 @@ def _metrics(found: _Found, spec: Mapping[str, Any]) -> None:
             judge(["promotion", "guardrails", number, "metric"], rail.get("metric"), rails, "guarded")
     if task == "regression" and policy.get("min_positives"):
         found.add(["promotion", "min_positives"], "a regression has no positives.", "Use min_rows.")
+
+
+def _tuning(found: _Found, spec: Mapping[str, Any]) -> None:
+    """What is tuned is measured for the task, and its direction is the metric's."""
+    from adin.promotion.metrics import HIGHER, OF_TASK
+
+    objective, task = _mapping(_mapping(spec, "tune"), "objective"), spec.get("task")
+    metric, way = objective.get("metric"), objective.get("type")
+    if not isinstance(task, str) or task not in OF_TASK or not isinstance(metric, str):
+        return
+    place, best = ["tune", "objective"], "maximize" if metric in HIGHER else "minimize"
+    if metric not in OF_TASK[task]:
+        told = f"{metric!r} is not measured for a {task} problem."
+        found.add([*place, "metric"], told, f"Write one of {', '.join(OF_TASK[task])}.")
+    elif way in ("maximize", "minimize") and way != best:
+        found.add([*place, "type"], f"{metric} is the better the {_WAY[best]}.", f"Write {best}.")
 
 
 def _times(found: _Found, spec: Mapping[str, Any]) -> None:

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     feature_registry_states: int = Field(
         20, ge=1, description="Earlier states of Feast's registry that are kept, where it lies in S3."
     )
+    production_experiment: str = Field(
+        "production", description="KFP experiment whose runs may deploy; the runs of all others never do."
+    )
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
     push_bytes: int = Field(8 << 20, gt=0, description="Bytes of one push request at most.")
     push_rows: int = Field(10_000, gt=0, description="Rows of one push request at most.")

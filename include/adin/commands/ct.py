@@ -72,6 +72,20 @@ def run(
         output.facts(found)
 
 
+@app.command("try", epilog="Example: adin ct try flights_delay --dataset 7a78d0e6")
+def try_(
+    problem: Problem,
+    dataset: Annotated[str, typer.Option(help="Commit of a dataset version; default production's newest.")] = "",
+    json: output.Json = False,
+) -> None:
+    """Train as an experiment: a version is registered and compared, but can never be deployed."""
+    from adin import experiments
+    from adin.problem import problem as read_problem
+
+    found = experiments.run(read_problem(problem), "train_only", dataset, progress=output.step)
+    output.emit(found) if json else output.facts(found)
+
+
 def training_conf(start: str, end: str, *, force: bool) -> dict[str, object]:
     """Return the form of a training run.
 

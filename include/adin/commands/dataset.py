@@ -13,6 +13,7 @@ from adin.window import Window
 
 app = typer.Typer(no_args_is_help=True)
 Problem = Annotated[str, typer.Argument(help="Problem, as in include/problems.")]
+Branch = Annotated[str, typer.Option(help="Experiment with a branch of the data of its own; default production.")]
 
 
 @app.command("build", epilog="Example: adin dataset build flights_delay --start 2013-01-01 --end 2014-01-01")
@@ -20,22 +21,32 @@ def build(
     problem: Problem,
     start: Annotated[str, typer.Option(help="First day, UTC.")],
     end: Annotated[str, typer.Option(help="Day after the last, UTC.")],
+    branch: Branch = "",
     json: output.Json = False,
 ) -> None:
     """Build the training set of a window, or find the version with the same inputs."""
     window = Window.parse(start, end)
     key = run_key("cli", content_hash({"problem": problem, "window": str(window)}), "dataset")
-    _show(datasets.build(problem, window, key, progress=output.step), json)
+    _show(datasets.build(problem, window, key, branch=branch, progress=output.step), json)
 
 
 @app.command("list", epilog="Example: adin dataset list flights_delay")
-def list_(problem: Problem, json: output.Json = False) -> None:
+def list_(problem: Problem, branch: Branch = "", json: output.Json = False) -> None:
     """List the versions of a problem, newest first."""
-    found = datasets.versions(problem)
+    found = datasets.versions(problem, branch=branch)
     if json:
         return output.emit([{"commit": v.commit, **v.manifest} for v in found])
     rows = [(v.commit[:12], v.manifest["created"], v.window, sum(v.rows.values())) for v in found]
     output.table(["commit", "created", "window", "rows"], rows)
+
+
+@app.command("drop-branch", epilog="Example: adin dataset drop-branch flights_delay merge-request-17")
+def drop_branch(
+    problem: Problem, branch: Annotated[str, typer.Argument(help="Experiment.")], json: output.Json = False
+) -> None:
+    """Delete an experiment's branch of the data; production's versions stay."""
+    datasets.drop_branch(problem, branch)
+    output.emit({"dropped": branch}) if json else output.console.print(f"{branch} is gone.", highlight=False)
 
 
 @app.command("show", epilog="Example: adin dataset show flights_delay 7a78d0e6")

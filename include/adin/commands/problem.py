@@ -1,4 +1,4 @@
-"""Problems: list them, and check their files."""
+"""Problems: list them, check their files, tune their models."""
 
 from __future__ import annotations
 
@@ -58,3 +58,47 @@ def new(
         output.console.print(f"made {path}", highlight=False)
     output.console.print(f"try it: .venv-ml/bin/pytest include/problems/{name}", highlight=False)
     return None
+
+
+@app.command("tune", epilog="Example: adin problem tune parking_occupancy --dataset 7a78d0e6")
+def tune(
+    name: str = typer.Argument(help="Problem whose problem.yaml has tune."),
+    dataset: str = typer.Option("", help="Commit of a dataset version; default the newest of production."),
+    json: output.Json = False,
+) -> None:
+    """Search for the best hyperparameters and register their model; an experiment: nothing is deployed."""
+    from adin import experiments
+    from adin.tuning.katib import tuning_of
+
+    spec = problem(name)
+    tuning_of(spec)
+    found = experiments.run(spec, "tune", dataset, progress=output.step)
+    if json:
+        return output.emit(found)
+    output.facts({key: value for key, value in found.items() if key != "tuning"})
+    tuned = found["tuning"]
+    output.console.print(f"{tuned['objective']['metric']} {tuned['value']:.6g} on the validation split.")
+    output.console.print(f"To train so from now on, write into problem.yaml: train.params: {tuned['parameters']}")
+    return None
+
+
+@app.command("katib", epilog="Example: adin problem katib parking_occupancy --dataset 7a78d0e6 | kubectl apply -f -")
+def katib(
+    name: str = typer.Argument(help="Problem whose problem.yaml has tune."),
+    dataset: str = typer.Option("", help="Commit of a dataset version; default the newest of production."),
+    namespace: str = typer.Option("kubeflow", help="Namespace of the Experiment."),
+    json: output.Json = False,
+) -> None:
+    """Print the same search as an Experiment of Katib."""
+    import yaml
+
+    from adin.tuning.katib import experiment, tuning_of
+
+    spec = problem(name)
+    tuning_of(spec)
+    if not dataset:
+        from adin import datasets
+
+        dataset = datasets.newest(name).commit
+    document = experiment(spec, dataset, namespace=namespace)
+    output.emit(document) if json else typer.echo(yaml.safe_dump(document, sort_keys=False), nl=False)

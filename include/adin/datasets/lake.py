@@ -13,8 +13,8 @@ from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, Se
 from adin.limits import Limits, guarded
 from adin.settings import settings
 
-#: Branches of builds, and tags of versions that gave up their files, begin so.
-BUILD, EXPIRED = "build-", "expired-"
+#: Branches of builds and of experiments, and tags of versions that gave up their files, begin so.
+BUILD, TRY, EXPIRED = "build-", "try-", "expired-"
 #: Key of a commit's metadata under which stands the work that made it.
 RUN_KEY = "adin_run_key"
 _REVERTS = "adin_reverts"
@@ -93,7 +93,9 @@ class Lake:
         """Return the branches that hold the datasets of a problem, or really all, sorted."""
         found = self._pages(self._api.branches_api.list_branches)
         names = sorted(branch.id for branch in found)
-        return names if all_of_them else [name for name in names if name != "main" and not name.startswith(BUILD)]
+        return (
+            names if all_of_them else [name for name in names if name != "main" and not name.startswith((BUILD, TRY))]
+        )
 
     def objects(self, ref: str, prefix: str = "") -> Iterator[Any]:
         """Yield the objects below a prefix at a branch or commit, sorted by path."""

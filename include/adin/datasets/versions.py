@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adin.datasets.lake import BUILD, Lake
-from adin.errors import ConflictError, DataError, NotFoundError, ServiceError
+from adin.datasets.lake import BUILD, TRY, Lake
+from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import repo
 from adin.features.offline import offline
 from adin.features.snapshot import snapshot
@@ -60,13 +61,20 @@ class DatasetVersion:
 
 
 def build(
-    name: str, window: Window, key: str, *, lake: Lake | None = None, progress: Callable[[str], None] = lambda _: None
+    name: str,
+    window: Window,
+    key: str,
+    *,
+    branch: str = "",
+    lake: Lake | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> DatasetVersion:
     """Build the training set of a problem for a window, or find the version already built from the same inputs.
 
     :param name: problem.
     :param window: events to learn from; the last spans of it become the validate and test splits.
     :param key: run key; names the Spark job and stands in the commit.
+    :param branch: experiment whose own branch of the data gets the version; default production's.
     :param progress: called with one line at each step.
     :raises DataError: no features or labels for the window, the counts of a step disagree, or the feature service is
         not applied as the repository has it.
@@ -76,7 +84,7 @@ def build(
     lake = lake or Lake()
     inputs = _inputs(spec, window)
     digest = content_hash(inputs)
-    if found := find(name, digest, lake=lake):
+    if found := find(name, digest, branch=branch, lake=lake):
         _drop_temporary(name, digest, lake)  # of a try that was killed just after its commit
         progress(f"found {found.commit[:12]}: same inputs, same version")
         return found
@@ -93,16 +101,16 @@ def build(
             f"Features of {name} were published while its training set was joined.", "The next try takes the new ones."
         )
     progress(f"{sum(result['rows'].values()):,} rows; copying to lakeFS")
-    version = _publish(spec, inputs, digest, result, registry, key, lake)
+    version = _publish(spec, inputs, digest, result, registry, key, lake, branch)
     _drop_temporary(name, digest, lake)
     progress(f"committed {version.commit[:12]}")
     return version
 
 
-def find(name: str, digest: str, *, lake: Lake | None = None) -> DatasetVersion | None:
+def find(name: str, digest: str, *, branch: str = "", lake: Lake | None = None) -> DatasetVersion | None:
     """Return the version of a problem built from the inputs with this hash, if there is one that has its files."""
     lake = lake or Lake()
-    built = [c.id for c in lake.log(name) if (c.metadata or {}).get(_INPUTS) == digest]
+    built = [c.id for c in lake.log(branch_of(name, branch)) if (c.metadata or {}).get(_INPUTS) == digest]
     whole = [commit for commit in built if commit not in lake.expired()] if built else []
     return version(name, whole[0], lake=lake) if whole else None
 
@@ -123,10 +131,35 @@ def version(name: str, commit: str, *, lake: Lake | None = None) -> DatasetVersi
     return DatasetVersion(name, commit, manifest)
 
 
-def versions(name: str, *, lake: Lake | None = None) -> list[DatasetVersion]:
-    """Return all versions of a problem, newest first."""
+def versions(name: str, *, branch: str = "", lake: Lake | None = None) -> list[DatasetVersion]:
+    """Return all versions of a problem in production, or on an experiment's branch, newest first."""
     lake = lake or Lake()
-    return [version(name, commit.id, lake=lake) for commit in lake.log(name) if is_version(commit, name)]
+    log = lake.log(branch_of(name, branch))
+    return [version(name, commit.id, lake=lake) for commit in log if is_version(commit, name)]
+
+
+def branch_of(name: str, experiment: str = "") -> str:
+    """Return the branch of the data: production's is named as the problem, an experiment has one of its own.
+
+    :raises ConfigError: the experiment's name cannot be part of a branch's.
+    """
+    if not experiment:
+        return name
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", experiment):
+        raise ConfigError(f"{experiment!r} cannot name an experiment.", "Use lower case letters, digits and -.")
+    return f"{TRY}{name}-{experiment}"
+
+
+def drop_branch(name: str, experiment: str, *, lake: Lake | None = None) -> None:
+    """Delete an experiment's branch of the data; no error if it is gone. Versions of production are no part of it."""
+    if not experiment:
+        raise ConfigError("Production's branch is not dropped.", "Name an experiment.")
+    (lake or Lake()).delete_branch(branch_of(name, experiment))
+
+
+def in_production(name: str, commit: str, *, lake: Lake | None = None) -> bool:
+    """Tell whether a version lies on the production branch, not only on an experiment's."""
+    return any(each.id == commit for each in (lake or Lake()).log(name))
 
 
 def newest(name: str, *, lake: Lake | None = None) -> DatasetVersion:
@@ -236,14 +269,22 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
 
 
 def _publish(
-    spec: Problem, inputs: dict[str, Any], digest: str, result: dict[str, Any], registry: bytes, key: str, lake: Lake
+    spec: Problem,
+    inputs: dict[str, Any],
+    digest: str,
+    result: dict[str, Any],
+    registry: bytes,
+    key: str,
+    lake: Lake,
+    experiment: str,
 ) -> DatasetVersion:
     """Copy the temporary table to a branch of its own and bring it to the problem's branch as one commit."""
-    branch = _branch(spec.name, digest)
+    branch, target = _branch(spec.name, digest), branch_of(spec.name, experiment)
     lake.ensure_branch(spec.name)
+    lake.ensure_branch(target, spec.name)
     for attempt in range(5):
         lake.delete_branch(branch)
-        lake.create_branch(branch, spec.name)
+        lake.create_branch(branch, target)
         lake.delete(branch, lake.paths(branch))
         files = _copy(result, branch, lake)
         lake.upload(branch, REGISTRY, registry)
@@ -253,9 +294,9 @@ def _publish(
         metadata = {_INPUTS: digest, "adin_run_key": key, "adin_window": inputs["window"], "adin_problem": spec.name}
         lake.commit(branch, f"Stage {spec.name} {inputs['window']}", metadata)
         try:
-            commit = lake.squash(branch, spec.name, f"Dataset {spec.name} {inputs['window']}", metadata)
+            commit = lake.squash(branch, target, f"Dataset {spec.name} {inputs['window']}", metadata)
         except ConflictError:
-            if found := find(spec.name, digest, lake=lake):
+            if found := find(spec.name, digest, branch=experiment, lake=lake):
                 return found
             if attempt == 4:
                 raise

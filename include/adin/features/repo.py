@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
+from adin.durations import duration
 from adin.errors import ConfigError, NotFoundError
 from adin.features.feast_import import import_feast
-from adin.problem import duration
 from adin.settings import settings
 from adin.window import Window
 

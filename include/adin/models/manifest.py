@@ -51,6 +51,10 @@ Text = Annotated[str, Field(min_length=1)]
 Facts = Annotated[dict[str, Any], BeforeValidator(jsonable)]
 
 
+#: Tag of versions that came of experimental runs.
+EXPERIMENTAL = {"run": "experimental"}
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -148,6 +152,11 @@ class ModelManifest(_Frozen):
         if hashlib.sha256(document).hexdigest() != digest:
             raise DataError(f"Manifest {digest[:12]} was changed after it was registered.", "Restore the bucket.")
         return cls.of(json.loads(document))
+
+    @property
+    def experimental(self) -> bool:
+        """Return whether the version came of an experimental run: such a one is never validated."""
+        return EXPERIMENTAL.items() <= self.tags.items()
 
     @property
     def document(self) -> bytes:

@@ -327,6 +327,11 @@ class Registry:
                     f"The log of {model} is at entry {view.state.seq}, not at {expect_seq}.", "Read it and decide anew."
                 )
             facts = {"mode": mode, "alias": alias, "evidence": dict(evidence or {}), "run_key": run_key}
+            if event == "validate" and version in view.digests and self.version(model, version).manifest.experimental:
+                raise RefusedError(
+                    f"Version {version} of {model} came of an experimental run: it is never deployed.",
+                    "Train in production on the same data and code.",
+                )
             if entry := self._next(view, event, version=version, actor=actor, reason=reason, **facts):
                 return entry
             time.sleep(wait)

@@ -297,6 +297,12 @@ class KfpClient:
         """
         return _run(self._call(self._runs.run_service_get_run, run_id))
 
+    def experiment_of(self, run_id: str) -> str:
+        """Return the name of the experiment a run belongs to; :raises NotFoundError: there is no such run."""
+        found = self._call(self._runs.run_service_get_run, run_id)
+        home = self._call(self._experiments.experiment_service_get_experiment, found.experiment_id)
+        return str(home.display_name)
+
     def state(self, run_id: str) -> str:
         """Return the state of a run."""
         return self.get(run_id).state

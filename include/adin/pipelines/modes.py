@@ -31,7 +31,8 @@ def pipeline_for(name: str, window: Window, *, force: bool = False) -> str:
     same = datasets.find(name, inputs_hash(name, window))
     if same and not force:
         spec, found = problem(name), models.search(Query(name, dataset=same.commit))
-        trained = [each for each in found.versions if _trained_as(spec, each.manifest)]
+        made = [each for each in found.versions if not each.manifest.experimental]
+        trained = [each for each in made if _trained_as(spec, each.manifest)]
         if trained:
             raise RefusedError(
                 f"Version {trained[-1].number} of {name} was trained on the same data, {same.commit[:12]}, "

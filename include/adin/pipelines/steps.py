@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
 from adin.errors import ConflictError, DataError, RefusedError, UnreachableError
-from adin.models import Registry, artifact, registry
+from adin.models import EXPERIMENTAL, Registry, artifact, registry
+from adin.pipelines.client import KfpClient
 from adin.problem import Problem, Split, problem
+from adin.settings import settings
 from adin.window import Window
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 _EVALUATION = "evaluation.json"
 _PREDICTIONS = "predictions.parquet"
 _REPORT = "report.html"
+_PARAMETERS, _TUNING = "parameters.json", "tuning.json"
 ACTOR = "pipeline"
 
 
@@ -38,13 +42,39 @@ def load(name: str, commit: str, data: Path) -> None:
         )
 
 
-def train(name: str, data: Path, model: Path) -> None:
-    """Fit the problem's model on the train split and write it."""
+def tune(name: str, data: Path, tuning: Path) -> None:
+    """Search for the problem's hyperparameters on train and validation split, and write down what was found."""
+    from adin.tuning.search import search
+
+    found = search(problem(name), data, progress=lambda line: print(line, flush=True))  # noqa: T201 - the step's log
+    tuning.mkdir(parents=True, exist_ok=True)
+    (tuning / _TUNING).write_text(json.dumps(found))
+
+
+def train(name: str, data: Path, model: Path, tuning: Path | None = None) -> None:
+    """Fit the problem's model on the train split and write it.
+
+    :param tuning: what :func:`tune` wrote; its parameters stand in for those of problem.yaml.
+    """
     spec = problem(name)
-    rows = _split(data, "train")
-    module = artifact.code(spec.code)
-    fitted = module.fit(_features(rows, data), rows[spec.label.column], dict(spec.train.params))
-    artifact.save(fitted, spec.code, model)
+    params = dict(spec.train.params)
+    if tuning:
+        params = dict(json.loads((tuning / _TUNING).read_text())["parameters"])
+    artifact.save(fitted(spec, data, params), spec.code, model)
+    (model / _PARAMETERS).write_text(json.dumps(params))
+    if tuning:
+        shutil.copy(tuning / _TUNING, model / _TUNING)
+
+
+def fitted(spec: Problem, data: Path, params: dict[str, Any]) -> Any:
+    """Return the problem's model, fitted on the train split."""
+    rows, columns = split(data, "train")
+    return artifact.code(spec.code).fit(rows[columns], rows[spec.label.column], params)
+
+
+def split(data: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of one split, and which columns are features."""
+    return _split(data, name), list(_manifest(data)["features"])
 
 
 def evaluate(name: str, data: Path, model: Path, evaluation: Path) -> None:
@@ -144,12 +174,24 @@ def _uses(models: Registry, name: str, window: Window) -> int:
     return sum(Window.from_text(found.manifest.window).end == window.end for found in models.versions(name))
 
 
-def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str, kfp_run: str) -> int:
-    """Keep the model as a version, tell how it compared, and return its number."""
+def experimental(name: str, data: Path, kfp_run: str) -> bool:
+    """Tell whether a run may never deploy: it is of another KFP experiment, or learns from data on a branch."""
+    where = KfpClient().experiment_of(kfp_run)
+    return where != settings().production_experiment or not datasets.in_production(name, _manifest(data)["commit"])
+
+
+def register(
+    name: str, data: Path, model: Path, evaluation: Path, run_key: str, kfp_run: str, *, experiment: bool = False
+) -> int:
+    """Keep the model as a version, tell how it compared, and return its number.
+
+    :param experiment: the version can never be validated, and so never promoted; it gets the alias ``experimental``.
+    """
     spec = problem(name)
     told = _evaluation(evaluation)
     found = _manifest(data)
     models = registry()
+    tuned = (model / _TUNING).is_file()
     manifest = {
         "description": spec.description,
         "dataset": found["commit"],
@@ -159,12 +201,13 @@ def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str,
         "registry": found["registry"],
         "features": found["features"],
         "signature": told["signature"],
-        "parameters": spec.train.params,
+        "parameters": _parameters(spec, model),
         "metrics": told["metrics"],
         "code_version": found["code_version"],
         "kfp_run": kfp_run,
         "owner": spec.owner,
         "parent": told["against"],
+        "tags": (EXPERIMENTAL if experiment else {}) | ({"tuned_by": kfp_run} if tuned else {}),
     }
     files = {
         artifact.MODEL: model / artifact.MODEL,
@@ -174,7 +217,15 @@ def register(name: str, data: Path, model: Path, evaluation: Path, run_key: str,
         f"evidence/{_REPORT}": evaluation / _REPORT,
         artifact.REPLAY: evaluation / artifact.REPLAY,
     }
+    if tuned:
+        files[f"evidence/{_TUNING}"] = model / _TUNING
     version = models.register(name, manifest, files, actor=ACTOR, run_key=run_key)
+    if version.manifest.experimental:
+        models.append(
+            name, "alias", version=version.number, alias="experimental", actor=ACTOR, reason="an experiment",
+            run_key=run_key,
+        )  # fmt: skip
+        return version.number
     verdicts: dict[str, Literal["validate", "reject"]] = {"promoted": "validate", "rejected": "reject"}
     event = verdicts.get(told["outcome"])
     if event and models.state(name).versions[version.number] == "registered":
@@ -188,13 +239,14 @@ def gate(evaluation: Path) -> bool:
     return bool(_evaluation(evaluation)["outcome"] == "promoted")
 
 
-def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
+def promote(name: str, version: int, evaluation: Path, run_key: str, *, kfp_run: str = "") -> str:
     """Put a version under load: does it load, log entry, swap, guard, log ``served``. Returns how it ended.
 
     Mode and freeze are read again by the log entry itself, just before serving is touched. If the swap fails the log
     says ``undone``, the former version returns, and the model is frozen: the next training must not try the same. If
     the model server is away the log stands: the server follows it when it comes back, and a second try ends the work.
 
+    :param kfp_run: the run this is a step of; one that is not of the production experiment deploys nothing.
     :returns: ``promoted``, ``held: why``, or ``superseded: why`` if the champion is no longer the one compared with.
     """
     from adin.control import swap
@@ -202,6 +254,8 @@ def promote(name: str, version: int, evaluation: Path, run_key: str) -> str:
 
     spec = problem(name)
     models, serving = registry(), ServingClient()
+    if kfp_run and (where := KfpClient().experiment_of(kfp_run)) != settings().production_experiment:
+        return f"held: runs of the KFP experiment {where!r} deploy nothing"
     told = _evaluation(evaluation)
     _not_undone(name, run_key)
     found = serving.check(name, version)
@@ -281,6 +335,12 @@ def _not_undone(name: str, run_key: str) -> None:
     mine = [entry for entry in registry().log(name) if entry.run_key == run_key and entry.event == "undone"]
     if mine and mine[-1].evidence.get("freeze"):
         raise RefusedError(f"{name}: {mine[-1].reason}", f"Mend the cause, then `adin model unfreeze {name}`.")
+
+
+def _parameters(spec: Problem, model: Path) -> dict[str, Any]:
+    """Return what a model was fitted with; a model of elsewhere says nothing of it and had problem.yaml's."""
+    written = model / _PARAMETERS
+    return dict(json.loads(written.read_text())) if written.is_file() else dict(spec.train.params)
 
 
 def _split(data: Path, split: str) -> pd.DataFrame:

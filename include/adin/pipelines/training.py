@@ -33,6 +33,28 @@ def train(problem: str, data: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Mode
 
 
 @step
+def tune(problem: str, data: dsl.Input[dsl.Dataset], tuning: dsl.Output[dsl.Artifact]):
+    """Search for the best hyperparameters."""
+    from pathlib import Path
+
+    from adin.pipelines import steps
+
+    steps.tune(problem, Path(data.path), Path(tuning.path))
+
+
+@step
+def train_tuned(
+    problem: str, data: dsl.Input[dsl.Dataset], tuning: dsl.Input[dsl.Artifact], model: dsl.Output[dsl.Model]
+):
+    """Fit the model with the parameters that were found."""
+    from pathlib import Path
+
+    from adin.pipelines import steps
+
+    steps.train(problem, Path(data.path), Path(model.path), Path(tuning.path))
+
+
+@step
 def evaluate(
     problem: str, data: dsl.Input[dsl.Dataset], model: dsl.Input[dsl.Model], evaluation: dsl.Output[dsl.Artifact]
 ):
@@ -58,7 +80,10 @@ def register(
 
     from adin.pipelines import steps
 
-    return steps.register(problem, Path(data.path), Path(model.path), Path(evaluation.path), run_key, kfp_run)
+    found = Path(data.path)
+    experiment = steps.experimental(problem, found, kfp_run)
+    files = (Path(model.path), Path(evaluation.path))
+    return steps.register(problem, found, *files, run_key or kfp_run, kfp_run, experiment=experiment)
 
 
 @step
@@ -72,13 +97,13 @@ def gate(evaluation: dsl.Input[dsl.Artifact]) -> bool:
 
 
 @step
-def promote(problem: str, version: int, run_key: str, evaluation: dsl.Input[dsl.Artifact]) -> str:
-    """Put it under load."""
+def promote(problem: str, version: int, run_key: str, kfp_run: str, evaluation: dsl.Input[dsl.Artifact]) -> str:
+    """Put it under load; a run of another experiment than production's deploys nothing."""
     from pathlib import Path
 
     from adin.pipelines import steps
 
-    return steps.promote(problem, version, Path(evaluation.path), run_key)
+    return steps.promote(problem, version, Path(evaluation.path), run_key or kfp_run, kfp_run=kfp_run)
 
 
 def _limited(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "2G", retries: int = 0) -> dsl.PipelineTask:
@@ -91,6 +116,10 @@ def _limited(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "2G", retr
 def _train(problem: str, dataset: str, run_key: str, cpu: str, memory: str):
     data = _limited(load(problem=problem, dataset=dataset), retries=3).outputs["data"]
     model = _limited(train(problem=problem, data=data), cpu=cpu, memory=memory).outputs["model"]
+    return _kept(problem, run_key, memory, data, model)
+
+
+def _kept(problem: str, run_key: str, memory: str, data, model):
     judged = evaluate(problem=problem, data=data, model=model)
     evaluation = _limited(judged, memory=memory, retries=3).outputs["evaluation"]
     kept = register(
@@ -116,8 +145,25 @@ def train_and_deploy(problem: str, dataset: str, run_key: str, train_cpu: str = 
     evaluation, kept = _train(problem, dataset, run_key, train_cpu, train_memory)
     verdict = _limited(gate(evaluation=evaluation)).after(kept)
     with dsl.If(verdict.output == True, name="better"):  # noqa: E712 - kfp builds the condition from ==
-        promoted = promote(problem=problem, version=kept.output, run_key=run_key, evaluation=evaluation)
+        promoted = promote(
+            problem=problem,
+            version=kept.output,
+            run_key=run_key,
+            kfp_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            evaluation=evaluation,
+        )
         _limited(promoted, retries=3)
 
 
-PIPELINES = {"train_only": train_only, "train_and_deploy": train_and_deploy}
+@dsl.pipeline(
+    name="tune", description="Search for hyperparameters, train with the best, register; nothing is deployed."
+)
+def tune_and_train(problem: str, dataset: str, run_key: str = "", train_cpu: str = "2", train_memory: str = "4G"):
+    """Tune on a dataset version and keep the model of the best parameters."""
+    data = _limited(load(problem=problem, dataset=dataset), retries=3).outputs["data"]
+    tuning = _limited(tune(problem=problem, data=data), cpu=train_cpu, memory=train_memory).outputs["tuning"]
+    fitted = _limited(train_tuned(problem=problem, data=data, tuning=tuning), cpu=train_cpu, memory=train_memory)
+    _kept(problem, run_key, train_memory, data, fitted.outputs["model"])
+
+
+PIPELINES = {"train_only": train_only, "train_and_deploy": train_and_deploy, "tune": tune_and_train}

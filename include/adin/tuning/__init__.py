@@ -1,0 +1,1 @@
+"""Tuning of hyperparameters: one spec, searched here with Optuna or on Kubernetes with Katib."""
