@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from adin.airflow import assets
+from adin.airflow import assets, slot
 from adin.airflow.broken import broken
 from adin.airflow.domain import Domain, domain
 from adin.airflow.hooks import activate
@@ -65,6 +65,7 @@ def make(spec: Problem, source: Domain) -> None:
                 title="Train again",
                 description_md="Even if nothing changed since the last time.",
             ),
+            **slot.fields(spec),
         },
     )
     def train() -> None:
@@ -141,6 +142,7 @@ def make(spec: Problem, source: Domain) -> None:
             commit=commit,
             doc_md="Writes the same rows to ClickHouse, counted, in one step. If it fails, nothing was written.",
         )
+        slot.between(spec, span, pipeline, "wait_for_slot")  # the mode is read after the wait
         pipeline >> dataset >> explore
         if spec.run.owner == "kfp":
             explore >> recurring()
@@ -153,7 +155,7 @@ def make(spec: Problem, source: Domain) -> None:
             deferrable=True,
             doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",
         )
-        explore >> run
+        slot.between(spec, explore, run, "wait_for_slot_again")  # the hours may be over when the dataset is there
         check(run.output)
 
     train()

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adin import yaml_lines
 from adin.durations import Duration
 from adin.errors import ConfigError, NotFoundError
 from adin.settings import settings
+from adin.slot import OffPeak
 from adin.tuning.spec import Tuning
 
 _SPAN = r"^[1-9]\d{0,3}(d|w|mo)$"
@@ -78,23 +79,43 @@ class Training(_Spec):
         return {"train_cpu": f"{self.cpu:g}", "train_memory": self.memory}
 
 
+class Free(_Spec):
+    """Processors and memory that must be idle."""
+
+    cpu: float = Field(1, ge=0)
+    memory: str = Field("2G", pattern=r"^\d+(\.\d+)?(M|G|Mi|Gi)$")
+
+
 class Schedule(_Spec):
     """When the model is trained anew: a cron time (UTC), new data in a feature domain, or both.
 
     :param on_drift: also when a drift of data, label or concept is first found.
     :param owner: who trains at the cron time. With ``kfp`` two recurring runs of Kubeflow Pipelines do, from the newest
         dataset version; ``train__<problem>`` only builds dataset versions then, on new data or by hand.
+    :param off_peak: hours in which training may start, such as ``22:00-06:00 Asia/Tehran``; until then it waits.
+    :param free: what must be free on Airflow's machine before training starts.
     """
 
     cron: str | None = None
     on_data: str | None = None
     on_drift: bool = False
     owner: Literal["airflow", "kfp"] = "airflow"
+    off_peak: str | None = None
+    free: Free | None = None
+
+    @field_validator("off_peak")
+    @classmethod
+    def _hours(cls, text: str | None) -> str | None:
+        if text is not None:
+            OffPeak.parse(text)
+        return text
 
     @model_validator(mode="after")
     def _owner_has_a_time(self) -> Schedule:
         if self.owner == "kfp" and not self.cron:
             raise ValueError("owner kfp needs a cron time")
+        if self.owner == "kfp" and (self.off_peak or self.free):
+            raise ValueError("off_peak and free are Airflow's; with owner kfp choose the cron time accordingly")
         return self
 
 

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     )
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
+    kfp_parallel_steps: int = Field(2, ge=1, description="Steps of one run that local KFP executes at a time.")
     feature_registry_states: int = Field(
         20, ge=1, description="Earlier states of Feast's registry that are kept, where it lies in S3."
     )

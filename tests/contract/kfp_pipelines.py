@@ -33,6 +33,20 @@ def sleeps(path: str, seconds: int) -> None:
 
 
 @dsl.component(base_image=PYTHON, install_kfp_package=False)
+def meets(path: str, me: str, other: str) -> None:
+    """Ends only if the other runs at the same time."""
+    import os
+    import time
+
+    open(f"{path}.{me}", "w").close()
+    end = time.monotonic() + 60
+    while not os.path.exists(f"{path}.{other}"):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{other} did not start while {me} ran")
+        time.sleep(0.05)
+
+
+@dsl.component(base_image=PYTHON, install_kfp_package=False)
 def needs(path: str) -> None:
     import os
 
@@ -159,6 +173,29 @@ def typed(whole: int, real: float, yes: bool, some: list, facts: dict, path: str
 def looped(path: str, items: list = ["a", "b", "c"]) -> None:  # noqa: B006
     with dsl.ParallelFor(items) as item:
         mark(path=path, text=item)
+
+
+@dsl.pipeline(name="side-by-side")
+def side_by_side(path: str) -> None:
+    first = meets(path=path, me="a", other="b")
+    second = meets(path=path, me="b", other="a")
+    mark(path=path, text="both").after(first, second)
+
+
+@dsl.pipeline(name="side-by-side-in-a-branch")
+def side_by_side_in_a_branch(path: str) -> None:
+    checked = passes(score=0.9)
+    with dsl.If(checked.output == True):  # noqa: E712 - kfp builds the condition from ==
+        first = meets(path=path, me="a", other="b")
+        second = meets(path=path, me="b", other="a")
+        mark(path=path, text="both").after(first, second)
+
+
+@dsl.pipeline(name="one-fails")
+def one_fails(path: str) -> None:
+    needs(path="/nowhere/at/all")
+    first = mark(path=path, text="first")
+    mark(path=path, text="second").after(first)
 
 
 @dsl.pipeline(name="tidy")

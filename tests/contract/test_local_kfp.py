@@ -45,6 +45,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tidy",
         "limited",
         "asked",
+        "side_by_side",
+        "side_by_side_in_a_branch",
+        "one_fails",
     )
     for name in names:
         compiler.Compiler().compile(getattr(kfp_pipelines, name), str(folder / f"{name}.yaml"))
@@ -439,6 +442,32 @@ def test_every_step_of_a_loop_has_its_state_and_its_log(
         assert "mark" in client.log(run_id, task.task_id)
     with pytest.raises(NotFoundError):
         client.log(run_id, "no-such-step")
+
+
+@pytest.mark.flow(22)
+@pytest.mark.parametrize("name", ["side_by_side", "side_by_side_in_a_branch"])
+def test_steps_without_an_edge_between_them_run_at_the_same_time_and_what_follows_waits_for_both(
+    client: KfpClient, compiled: dict[str, Path], marks: Path, name: str
+) -> None:
+    run = client.wait(client.submit(compiled[name], {"path": str(marks)}, name=name), 120, 0.2)
+    steps = {task.name: task for task in run.tasks if task.name in ("meets", "meets-2", "mark")}
+    first, second, last = steps["meets"], steps["meets-2"], steps["mark"]
+    assert max(first.started, second.started) < min(first.ended, second.ended)
+    assert last.started >= max(first.ended, second.ended)
+    assert lines(marks) == ["both"]
+
+
+@pytest.mark.flow(22)
+def test_a_failed_step_ends_the_run_and_no_step_is_lost_or_run_twice(
+    client: KfpClient, compiled: dict[str, Path], marks: Path
+) -> None:
+    run_id = client.submit(compiled["one_fails"], {"path": str(marks)}, name="one fails")
+    until(lambda: client.get(run_id).done)
+    states = {task.name: task.state for task in client.get(run_id).tasks}
+    assert states["needs"] == "FAILED"
+    assert {states["mark"], states["mark-2"]} <= {"SUCCEEDED", "SKIPPED"}
+    told = {"mark": "first", "mark-2": "second"}
+    assert lines(marks) == [text for name, text in told.items() if states[name] == "SUCCEEDED"]
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

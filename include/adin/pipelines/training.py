@@ -107,7 +107,9 @@ def promote(problem: str, version: int, run_key: str, kfp_run: str, evaluation: 
 
 
 def _limited(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "2G", retries: int = 0) -> dsl.PipelineTask:
-    task.set_caching_options(False).set_cpu_limit(cpu).set_memory_limit(memory)
+    # requests let Kubernetes wait until so much is free, limits keep a step from taking more
+    task.set_caching_options(False).set_cpu_request(cpu).set_memory_request(memory)
+    task.set_cpu_limit(cpu).set_memory_limit(memory)
     if retries:  # for steps that wait on other servers
         task.set_retry(num_retries=retries, backoff_duration="5s", backoff_factor=2.0)
     return task

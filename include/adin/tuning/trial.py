@@ -26,7 +26,7 @@ def main() -> None:
     source.add_argument("--data", type=Path, help="folder of a dataset version that was verified")
     source.add_argument("--dataset", help="commit of a dataset version")
     parser.add_argument("values", nargs="*", help="name=value")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         data = asked.data
         if data is None:

@@ -19,6 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from adin.errors import ConfigError
+from adin.settings import settings
+from adin.stack.kfp.ahead import Ahead
 from adin.stack.kfp.attempt import MARK, Attempt, last_line
 from adin.stack.kfp.limits import Limits
 from adin.stack.kfp.limits import run as run_limited
@@ -46,6 +48,7 @@ class Tracker:
         self._inside: contextvars.ContextVar[Path_] = contextvars.ContextVar("inside", default=())
         self._log: contextvars.ContextVar[Path | None] = contextvars.ContextVar("log", default=None)
         self._limits: contextvars.ContextVar[Limits | None] = contextvars.ContextVar("limits", default=None)
+        self._ahead = Ahead(self._one, settings().kfp_parallel_steps)
         self._done = _finished(Attempt(earlier, "")) if earlier else {}
         self._earlier = Attempt(earlier, "") if earlier else None
         (folder / "log").mkdir(exist_ok=True)
@@ -57,12 +60,13 @@ class Tracker:
         """
         import kfp
         from kfp.compiler import pipeline_spec_builder
-        from kfp.local import cache, status, subprocess_task_handler
+        from kfp.local import cache, graph_utils, status, subprocess_task_handler
         from kfp.local.orchestrator import enhanced_dag_orchestrator, task_executor
 
         if kfp.__version__ != KFP:
             raise ConfigError(f"Local KFP needs kfp {KFP}, found {kfp.__version__}.", "Install requirements-ml.lock.")
         self._status = status.Status
+        self._ahead.install(graph_utils, status.Status.SUCCESS)
         self._cache = cache.LocalCache
         self._run_step, task_executor.execute_single_task = task_executor.execute_single_task, self._step
         self._run_task, enhanced_dag_orchestrator.execute_task = enhanced_dag_orchestrator.execute_task, self._task
@@ -96,6 +100,9 @@ class Tracker:
     # -- wrappers ------------------------------------------------------------------------------------------------
 
     def _step(self, **call: Any) -> Any:
+        return self._ahead.run(call)
+
+    def _one(self, **call: Any) -> Any:
         path = (*self._inside.get(), call["task_name"])
         if path in self._done and not _runs_always(call["task_spec"]):
             return self._take_over(path)
