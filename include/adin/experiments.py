@@ -21,17 +21,23 @@ _BESIDE = 1800
 
 
 def run(
-    spec: Problem, pipeline: str, dataset: str = "", *, progress: Callable[[str], None] = lambda _: None
+    spec: Problem,
+    pipeline: str,
+    dataset: str = "",
+    *,
+    branch: str = "",
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run a pipeline that deploys nothing, follow it to its end, and return the version it made.
 
     :param pipeline: ``train_only`` or ``tune``.
-    :param dataset: commit, may be shortened; default production's newest.
+    :param dataset: commit, may be shortened; default the newest version.
+    :param branch: experiment whose branch of the data has the newest version; default production's.
     :raises RunFailedError: the run ended badly or not in time; it is terminated then.
     """
     if pipeline not in ("train_only", "tune"):
         raise ConfigError(f"{pipeline} is no pipeline of experiments.", "Take train_only or tune.")
-    found = datasets.version(spec.name, dataset) if dataset else datasets.newest(spec.name)
+    found = datasets.version(spec.name, dataset) if dataset else datasets.newest(spec.name, branch=branch)
     key = run_key("experiment", spec.name, f"{pipeline}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     client = KfpClient()
     arguments = {"problem": spec.name, "dataset": found.commit, "run_key": key, **spec.train.limits}

@@ -50,6 +50,16 @@ class Label(_Spec):
     known_after: Duration = timedelta(0)
 
 
+class Objects(_Spec):
+    """Images, texts and the like, which a dataset version carries beside its table; they are not copied.
+
+    :param source: S3 prefix, such as ``s3://bucket/photos/``. What is there must not be changed, only added to.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    source: str = Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,62}/(.+/)?$")
+
+
 class Split(_Spec):
     """Lengths of the last spans of the window, such as ``15d``, ``2w`` or, in calendar months, ``2mo``.
 
@@ -279,6 +289,7 @@ class Problem(_Spec):
     event_time: str = Field(description="Column of the label table, and of a request, which holds the event's time.")
     predict_before: Duration = timedelta(0)
     split: Split = Split()
+    objects: tuple[Objects, ...] = ()
     train: Training = Training()
     run: Schedule = Schedule()
     promotion: Promotion

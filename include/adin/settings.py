@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     production_experiment: str = Field(
         "production", description="KFP experiment whose runs may deploy; the runs of all others never do."
     )
+    import_timeout: float = Field(600, gt=0, description="Seconds for a zero-copy import of objects into lakeFS.")
     online_batch: int = Field(20_000, gt=0, description="Rows encoded and sent to Redis at a time.")
     push_bytes: int = Field(8 << 20, gt=0, description="Bytes of one push request at most.")
     push_rows: int = Field(10_000, gt=0, description="Rows of one push request at most.")

@@ -75,14 +75,15 @@ def run(
 @app.command("try", epilog="Example: adin ct try flights_delay --dataset 7a78d0e6")
 def try_(
     problem: Problem,
-    dataset: Annotated[str, typer.Option(help="Commit of a dataset version; default production's newest.")] = "",
+    dataset: Annotated[str, typer.Option(help="Commit of a dataset version; default the newest.")] = "",
+    branch: Annotated[str, typer.Option(help="Experiment whose branch of the data to take it from.")] = "",
     json: output.Json = False,
 ) -> None:
     """Train as an experiment: a version is registered and compared, but can never be deployed."""
     from adin import experiments
     from adin.problem import problem as read_problem
 
-    found = experiments.run(read_problem(problem), "train_only", dataset, progress=output.step)
+    found = experiments.run(read_problem(problem), "train_only", dataset, branch=branch, progress=output.step)
     output.emit(found) if json else output.facts(found)
 
 

@@ -63,7 +63,8 @@ def new(
 @app.command("tune", epilog="Example: adin problem tune parking_occupancy --dataset 7a78d0e6")
 def tune(
     name: str = typer.Argument(help="Problem whose problem.yaml has tune."),
-    dataset: str = typer.Option("", help="Commit of a dataset version; default the newest of production."),
+    dataset: str = typer.Option("", help="Commit of a dataset version; default the newest."),
+    branch: str = typer.Option("", help="Experiment whose branch of the data to take it from; default production."),
     json: output.Json = False,
 ) -> None:
     """Search for the best hyperparameters and register their model; an experiment: nothing is deployed."""
@@ -72,7 +73,7 @@ def tune(
 
     spec = problem(name)
     tuning_of(spec)
-    found = experiments.run(spec, "tune", dataset, progress=output.step)
+    found = experiments.run(spec, "tune", dataset, branch=branch, progress=output.step)
     if json:
         return output.emit(found)
     output.facts({key: value for key, value in found.items() if key != "tuning"})

@@ -261,6 +261,29 @@ class Lake:
                     return found
             raise
 
+    def import_objects(self, branch: str, source: str, destination: str) -> None:
+        """Bring the objects below an S3 prefix onto a branch without copying them, as one commit.
+
+        :param source: such as ``s3://bucket/prefix/``.
+        :raises ServiceError: it is not done in time, or lakeFS could not read the source.
+        """
+        from lakefs_sdk import CommitCreation, ImportCreation, ImportLocation
+
+        place = ImportLocation(type="common_prefix", path=source, destination=destination)
+        asked = ImportCreation(paths=[place], commit=CommitCreation(message=f"Import {source}"))
+        api = self._api.import_api
+        job = self._call(api.import_start, self.repository, branch, asked).id
+        end = time.monotonic() + settings().import_timeout
+        while not (status := self._call(api.import_status, self.repository, branch, job)).completed:
+            if status.error or time.monotonic() > end:
+                what = status.error.message if status.error else f"not done after {settings().import_timeout:.0f} s"
+                raise ServiceError(f"Import of {source} into lakeFS: {what}.", "See that lakeFS may read it.")
+            time.sleep(0.2)
+        if status.error:
+            raise ServiceError(
+                f"Import of {source} into lakeFS: {status.error.message}.", "See that lakeFS may read it."
+            )
+
     def log(self, ref: str, *, all_parents: bool = False) -> Iterator[Any]:
         """Yield the commits of a branch, newest first; none if there is no such branch.
 

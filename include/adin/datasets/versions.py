@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adin.datasets import objects
 from adin.datasets.lake import BUILD, TRY, Lake
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import repo
@@ -84,7 +85,9 @@ def build(
     lake = lake or Lake()
     inputs = _inputs(spec, window)
     digest = content_hash(inputs)
-    if found := find(name, digest, branch=branch, lake=lake):
+    if found := find(name, digest, lake=lake) or (branch and find(name, digest, branch=branch, lake=lake)):
+        if branch:
+            lake.ensure_branch(branch_of(name, branch), found.commit)
         _drop_temporary(name, digest, lake)  # of a try that was killed just after its commit
         progress(f"found {found.commit[:12]}: same inputs, same version")
         return found
@@ -162,10 +165,11 @@ def in_production(name: str, commit: str, *, lake: Lake | None = None) -> bool:
     return any(each.id == commit for each in (lake or Lake()).log(name))
 
 
-def newest(name: str, *, lake: Lake | None = None) -> DatasetVersion:
+def newest(name: str, *, branch: str = "", lake: Lake | None = None) -> DatasetVersion:
     """Return the newest version of a problem; :raises NotFoundError: there is none yet."""
     lake = lake or Lake()
-    commit = next((commit.id for commit in lake.log(name) if is_version(commit, name)), None)
+    log = lake.log(branch_of(name, branch))
+    commit = next((commit.id for commit in log if is_version(commit, name)), None)
     if commit is None:
         raise NotFoundError(f"No dataset version of {name} yet.", f"Build one: DAG train__{name}.")
     return version(name, commit, lake=lake)
@@ -180,7 +184,7 @@ def is_version(commit: Any, name: str) -> bool:
 def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) -> DatasetVersion:
     """Copy a version's files below a folder and verify each against the manifest.
 
-    :param target: gets ``data/split=<split>/*.parquet``, ``registry.json`` and ``manifest.json``.
+    :param target: gets ``data/split=<split>/*.parquet``, ``objects/<name>/..``, ``registry.json`` and ``manifest.json``.
     :raises DataError: a file's hash differs from the manifest.
     :raises NotFoundError: there is no such version, or it gave up its files.
     """
@@ -199,6 +203,7 @@ def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) 
     snapshots = [found.manifest["registry_snapshot"]] if "registry_snapshot" in found.manifest else []
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fetch, [*found.manifest["files"], *snapshots]))
+    objects.fetch(found.manifest, found.commit, target, lake)
     (target / MANIFEST).write_text(json.dumps({"commit": found.commit, **found.manifest}, indent=2))
     return found
 
@@ -253,7 +258,8 @@ def _inputs(spec: Problem, window: Window) -> dict[str, Any]:
             f"No published partition before {window.end:%Y-%m-%d} in {', '.join(empty)}.",
             f"Run features__{spec.domain} for the window first.",
         )
-    return {
+    carried = {"objects": objects.listed(spec)} if spec.objects else {}
+    return carried | {
         "problem": spec.name,
         "window": str(window),
         "label": spec.label.model_dump(mode="json"),
@@ -285,7 +291,8 @@ def _publish(
     for attempt in range(5):
         lake.delete_branch(branch)
         lake.create_branch(branch, target)
-        lake.delete(branch, lake.paths(branch))
+        objects.bring(spec, inputs.get("objects", []), branch, lake)
+        lake.delete(branch, [path for path in lake.paths(branch) if not path.startswith(objects.FOLDER)])
         files = _copy(result, branch, lake)
         lake.upload(branch, REGISTRY, registry)
         kept = {"path": REGISTRY, "sha256": hashlib.sha256(registry).hexdigest(), "bytes": len(registry)}

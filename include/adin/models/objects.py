@@ -164,6 +164,18 @@ class Bucket:
 
         return self._call(prefix, found)
 
+    def tags(self, prefix: str) -> dict[str, tuple[str, int]]:
+        """Return the ETag of each object below a prefix, and its bytes, by key; folders' own markers are none."""
+
+        def found() -> dict[str, tuple[str, int]]:
+            entries = self._client.list_objects(self.name, prefix=prefix, recursive=True)
+            named = ((str(entry.object_name), entry) for entry in entries)
+            return {
+                key: (str(entry.etag).strip('"'), int(entry.size or 0)) for key, entry in named if not key.endswith("/")
+            }
+
+        return self._call(prefix, found)
+
     def identity(self) -> str:
         """Return the bucket, its address, and what the server says it is."""
         answer = self._call("", lambda: self._client._execute("HEAD", self.name))
