@@ -274,15 +274,14 @@ class Lake:
         api = self._api.import_api
         job = self._call(api.import_start, self.repository, branch, asked).id
         end = time.monotonic() + settings().import_timeout
-        while not (status := self._call(api.import_status, self.repository, branch, job)).completed:
+        while True:
+            status = self._call(api.import_status, self.repository, branch, job)
             if status.error or time.monotonic() > end:
                 what = status.error.message if status.error else f"not done after {settings().import_timeout:.0f} s"
                 raise ServiceError(f"Import of {source} into lakeFS: {what}.", "See that lakeFS may read it.")
+            if status.completed:
+                return
             time.sleep(0.2)
-        if status.error:
-            raise ServiceError(
-                f"Import of {source} into lakeFS: {status.error.message}.", "See that lakeFS may read it."
-            )
 
     def log(self, ref: str, *, all_parents: bool = False) -> Iterator[Any]:
         """Yield the commits of a branch, newest first; none if there is no such branch.

@@ -67,8 +67,13 @@ def train(name: str, data: Path, model: Path, tuning: Path | None = None) -> Non
 
 
 def fitted(spec: Problem, data: Path, params: dict[str, Any]) -> Any:
-    """Return the problem's model, fitted on the train split."""
+    """Return the problem's model, fitted on the train split.
+
+    A problem with objects finds their folder in ``params["objects"]``.
+    """
     rows, columns = split(data, "train")
+    if spec.objects:
+        params = params | {"objects": str(data / "objects")}
     return artifact.code(spec.code).fit(rows[columns], rows[spec.label.column], params)
 
 
