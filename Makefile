@@ -4,7 +4,7 @@ ADIN := .venv/bin/adin
 TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc matrix bench
+.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc matrix maturity bench
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -66,5 +66,9 @@ testdoc: environments
 # Operators x fault cases, from the results of the last `make servers` and `make acceptance`; also written to docs/operators.md.
 matrix:
 	@.venv/bin/python tests/matrix.py
+
+# Levels of our own modules, counted from code and tests, into docs/maturity.md.
+maturity:
+	@$(PYTHON) tests/maturity.py
 
 test: setup lint unit servers acceptance

@@ -15,6 +15,7 @@ from adin.serving.client import ServingClient
 from adin.settings import ROOT
 from adin.stack import demo_data
 from adin.stack.airflow_api import AirflowApi
+from user_pipelines import Job, gitlab
 
 PROBLEM = "parking_occupancy"
 
@@ -66,3 +67,37 @@ def test_a_run_by_hand_that_finds_nothing_new_trains_nothing_and_says_why(champi
     assert found["trained"] is False
     assert champion.manifest.dataset[:12] in found["reason"]
     assert registry().champion(PROBLEM) == champion
+
+
+def ci(job: Job) -> None:
+    """Do what a CI job does, as its runner would."""
+    for words in job.words:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, f"{job.name}: {' '.join(words)}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.flow(10, 16, 18, 25)
+def test_the_ci_pipelines_for_users_train_an_experiment_and_leave_production_alone(champion):
+    models = registry()
+    before, datasets_before = models.state(PROBLEM), [found.commit for found in datasets.versions(PROBLEM)]
+    ran = []
+    # tune takes its own time; deploy is what the test above does by hand; make's targets are the CI itself
+    for job in gitlab("training"):
+        other = job.variables.get("PROBLEM", PROBLEM) != PROBLEM
+        if not other and job.name not in ("tune", "deploy") and job.words[0][0] == ".venv/bin/adin":
+            ci(job)
+            ran.append(job.name)
+    assert ran == ["problem", "features", "dataset", "train", "compare", "forget-data"]
+    tried = models.version(*models.resolve(f"{PROBLEM}:experimental"))
+    state = models.state(PROBLEM)
+    assert tried.manifest.experimental and state.versions[tried.number] == "registered"
+    assert (state.champion, state.mode) == (before.champion, before.mode)
+    assert [found.commit for found in datasets.versions(PROBLEM)] == datasets_before
+
+
+@pytest.mark.flow(9, 12, 25)
+def test_the_ci_pipelines_for_users_bring_features_online_and_the_champion_answers(champion):
+    for job in gitlab("inference"):
+        if job.variables.get("PROBLEM") == PROBLEM and job.name != "roll-back":
+            ci(job)
+    assert ServingClient().predict(PROBLEM, [problem(PROBLEM).example])["model_version"] == champion.number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from importlib.util import find_spec
+from pathlib import Path
 from string import Template
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from adin.connections import NAMES, Connection
+from adin.features import jobs
 from adin.settings import ROOT
 from adin.stack import services
 from adin.tuning import katib
@@ -141,6 +143,9 @@ def test_the_spark_application_runs_a_file_that_spark_submit_receives():
     spec = manifest("spark-application")["spec"]
     path = spec["mainApplicationFile"].removeprefix("local:///opt/adin/")
     assert (ROOT / path).is_file()
+    (arguments,) = map(json.loads, spec["arguments"])
+    assert set(arguments) == {"key", "result", "domain", "view", "window"}
+    assert set(spec["sparkConf"]) < set(re.findall(r'"(spark\.[\w.]+)"', Path(jobs.__file__).read_text()))
     assert f"pyspark=={spec['sparkVersion']}\n" in (ROOT / "requirements.txt").read_text()
 
 
@@ -160,7 +165,7 @@ def test_the_compose_file_has_every_connection_and_each_leads_to_a_service_that_
         conn = Connection.from_uri(name, Template(made[f"ADIN_CONN_{name.upper()}"]).substitute(given))
         if name == "spark":
             assert conn.host == "local[2]"
-            places = [conn.extra["namenode"], conn.extra["metastore"]]
+            places = [conn.extra[name] for name in ("namenode", "metastore", "warehouse")]
         else:
             places = [f"//{conn.host}:{conn.port}"]
         places += [conn.extra["registry"]] if name == "feast" else []
