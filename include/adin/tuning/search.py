@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -38,6 +39,8 @@ def search(
     import optuna
 
     tune = tuning_of(spec)
+    # trials at the same time share the step's processors: threads that wait for each other are slow beyond measure
+    threads = max(1, int(spec.train.cpu // tune.parallelTrialCount))
     deadline = time.monotonic() + tune.deadline.total_seconds()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction=tune.objective.type, sampler=_sampler(tune))
@@ -47,7 +50,7 @@ def search(
         left = min(deadline - time.monotonic(), tune.trial_deadline.total_seconds())
         command = [*program, spec.name, "--data", str(data), *(f"{name}={value}" for name, value in chosen.items())]
         try:
-            value = _trial(command, tune.objective.metric, left)
+            value = _trial(command, tune.objective.metric, left, threads)
         except _FailedTrial as failure:
             trial.set_user_attr("error", str(failure))
             raise
@@ -104,12 +107,13 @@ def _failed(study: Any) -> list[Any]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
 
 
-def _trial(command: list[str], metric: str, seconds: float) -> float:
+def _trial(command: list[str], metric: str, seconds: float, threads: int) -> float:
     """Run a trial's process and return what it printed."""
     if seconds <= 0:
         raise _FailedTrial("the deadline passed")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=environment)
     except subprocess.TimeoutExpired:
         raise _FailedTrial(f"not done after its {seconds:.0f} s") from None
     if done.returncode:
