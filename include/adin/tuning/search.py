@@ -53,6 +53,7 @@ def search(
             value = _trial(command, tune.objective.metric, left, threads)
         except _FailedTrial as failure:
             trial.set_user_attr("error", str(failure))
+            progress(f"trial {trial.number} failed with {chosen}: {failure}")
             raise
         progress(f"trial {trial.number}: {tune.objective.metric}={value:.6g} with {chosen}")
         return value
