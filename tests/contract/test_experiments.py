@@ -43,7 +43,7 @@ PROBLEM = {
         "parameters": [{"name": "factor", "type": "discrete", "list": [1, 3, 4]}],
         "maxTrialCount": 3,
         "parallelTrialCount": 3,
-        "deadline": "2min",
+        "deadline": "10min",
     },
     "example": {"at": "2013-01-01T00:00:00Z"},
 }

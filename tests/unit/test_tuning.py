@@ -24,7 +24,7 @@ SPEC = {
     "algorithm": "tpe",
     "parameters": [RANGE],
     "maxTrialCount": 6,
-    "deadline": "1min",
+    "deadline": "20min",
 }
 
 
