@@ -184,7 +184,7 @@ def is_version(commit: Any, name: str) -> bool:
 def download(name: str, commit: str, target: Path, *, lake: Lake | None = None) -> DatasetVersion:
     """Copy a version's files below a folder and verify each against the manifest.
 
-    :param target: gets ``data/split=<split>/*.parquet``, ``objects/<name>/..``, ``registry.json`` and ``manifest.json``.
+    :param target: gets ``data/split=<split>/*.parquet``, ``objects/<name>/..``, ``registry.json``, ``manifest.json``.
     :raises DataError: a file's hash differs from the manifest.
     :raises NotFoundError: there is no such version, or it gave up its files.
     """
