@@ -268,6 +268,7 @@ def _push() -> Service:
         needs=("postgres", "s3", "redis"),
         environment=_adin(),
         after=prepare.push_user,
+        metrics=("push",),
     )
 
 

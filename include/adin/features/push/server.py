@@ -22,6 +22,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import Counter, Histogram, generate_latest
 
+from adin import logs
 from adin.connections import connection
 from adin.errors import (
     AdinError,
@@ -188,7 +189,11 @@ def _told(view: str, answer: Answer, repeated: bool) -> JSONResponse:
     if not repeated:
         for outcome in ("written", "unchanged", "waiting"):
             _ROWS.labels(view, outcome).inc(counted[outcome])
-        _ROWS.labels(view, "refused").inc(len({each["row"] for each in counted["refused"]}))
+        refused = len({each["row"] for each in counted["refused"]})
+        _ROWS.labels(view, "refused").inc(refused)
+        if refused:
+            told = {"happened": "push_rejected", "request_id": counted["request"], "status": answer.status}
+            log.warning("%d rows of %s refused", refused, view, extra=told)
     headers = {"X-Request-Id": counted["request"]} | ({"Idempotency-Replayed": "true"} if repeated else {})
     return JSONResponse(counted, answer.status, headers)
 
@@ -201,8 +206,8 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(error.after)
     elif status in (409, 503):
         headers["Retry-After"] = str(1 if status == 409 else _AWAY)
-    if status == 503:
-        log.warning("%s", error)
+    if status not in (401, 403):  # those are logged where they are refused
+        log.warning("%s", error, extra={"happened": "push_rejected", "status": status})
     _REQUESTS.labels("", status).inc()
     text = str(error) if status != 503 or isinstance(error, BusyError) else "A server behind this one does not answer."
     return JSONResponse({"error": check.plain(text)}, status, headers)
@@ -235,9 +240,7 @@ def main() -> None:
     """Serve on the address of the connection ``push``."""
     import uvicorn
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for name in ("uvicorn.access", "httpx", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logs.set_up("push")
     # a thread back from Redis or the database waits for one that computes: by default 5 ms, five times a request
     sys.setswitchinterval(0.0005)
     conn = connection("push")
