@@ -21,6 +21,7 @@ from adin.tuning import katib
 pytestmark = [pytest.mark.ml, pytest.mark.flow(25)]
 DEPLOY = ROOT / "deploy" / "kubernetes"
 COMPOSE = ROOT / "deploy" / "compose"
+AIRFLOW_IMAGE = yaml.safe_load((COMPOSE / "docker-compose.yaml").read_text())["services"]["push"]["image"]
 VALUES = yaml.safe_load((DEPLOY / "adin" / "values.yaml").read_text())
 
 
@@ -91,7 +92,7 @@ def test_each_service_of_the_chart_is_a_module_that_the_stack_runs_too_and_liste
     assert services
     for made, service in zip(rendered()[::2], VALUES["services"].values(), strict=True):
         assert f'"{service["module"]}"' in run and find_spec(service["module"])
-        assert service["connection"] in NAMES
+        assert service["connection"] in (*NAMES, "push")
         container = made["spec"]["template"]["spec"]["containers"][0]
         told = {each["name"]: each.get("value", "") for each in container["env"]}
         uri = told[f"ADIN_CONN_{service['connection'].upper()}"].replace("$(TOKEN)", "a-token")
@@ -123,7 +124,7 @@ def test_all_workloads_use_the_image_of_the_pipelines_ask_for_resources_and_take
 
     assert katib.IMAGE == IMAGE and VALUES["secret"] == katib.SECRET
     for name, container in containers().items():
-        assert container["image"] == IMAGE, name
+        assert container["image"] == (AIRFLOW_IMAGE if name == "adin-push" else IMAGE), name
         assert container["resources"]["requests"]["memory"], name
         assert container["envFrom"] == [{"secretRef": {"name": VALUES["secret"]}}], name
     for path in [*DEPLOY.rglob("*.yaml"), COMPOSE / "docker-compose.yaml"]:
