@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from adin.connections import Connection
-from fault_proxy import Fault, FaultProxy
+from fault_proxy import FaultProxy
 
 _BUSY = {"status": 503, "body": b"<Error><Code>SlowDown</Code></Error>", "type": "application/xml"}
 
@@ -17,23 +17,28 @@ class Faults:
     """What goes wrong from now on."""
 
     def __init__(self, proxy: FaultProxy) -> None:
-        self._proxy = proxy
-        self._unavailable: Fault | None = None
+        self._unavailable = proxy.fault("answer", times=0, **_BUSY)
+        self._lost = proxy.fault("lose", "^PUT ", times=0)
         #: Whether conditions of PUT requests are taken away, as by a store that does not know them.
         self.blind = False
 
     @property
     def unavailable(self) -> int:
         """Requests still to be answered with 503 instead of being passed on."""
-        return int(self._unavailable.times or 0) if self._unavailable else 0
+        return self._unavailable.times or 0
 
     @unavailable.setter
     def unavailable(self, times: int) -> None:
-        self._unavailable = self._proxy.fault("answer", times=times, **_BUSY)
+        self._unavailable.times = times
 
-    def lose(self, times: int) -> None:
-        """Pass on so many PUT requests whose reply is then lost."""
-        self._proxy.fault("lose", "^PUT ", times=times)
+    @property
+    def lost(self) -> int:
+        """PUT requests still to be passed on, and their reply lost."""
+        return self._lost.times or 0
+
+    @lost.setter
+    def lost(self, times: int) -> None:
+        self._lost.times = times
 
 
 @contextmanager

@@ -377,8 +377,8 @@ def test_the_status_page_shows_alerts_with_their_runbook_to_those_who_may_see_th
     monkeypatch.setattr(stores, "models", lambda: models)
     request = SimpleNamespace(scope={"root_path": "/adin"})
     for allowed in (True, False):
-        monkeypatch.setattr(pages, "may", lambda method, name, user, allowed=allowed: allowed and name == model)
-        page = pages.status(request, None)  # type: ignore[arg-type]
+        who = SimpleNamespace(may=lambda action, name, allowed=allowed: allowed and name == model)
+        page = pages.status(request, who)  # type: ignore[arg-type]
         assert ("&lt;b&gt;it failed&lt;/b&gt;" in page) == allowed
         assert ("docs/monitoring.md#adintaskfailed" in page) == allowed
         assert "has not written anything down yet" in page
@@ -394,7 +394,7 @@ def test_the_status_page_shows_alerts_with_their_runbook_to_those_who_may_see_th
     data = {"problem": "bread", "rows": 7, "created": 0.0}
     status = {"time": "now", "services": [health], "disk": {"free": 5e9, "size": 9e9}, "queue": {"waiting": 3}}
     book.save_status(models.store, status | {"views": [view], "datasets": [data]})
-    page = pages.status(request, None)  # type: ignore[arg-type]
+    page = pages.status(request, who)  # type: ignore[arg-type]
     for shown in ("redis", "2 ms", "shop.prices", "2.0 h", "bread: newest dataset, 7 rows", "5.0 GB of 9.0"):
         assert shown in page
 

@@ -81,13 +81,13 @@ def test_a_store_that_loses_replies_gets_each_entry_once(
         models = registry(edition, s3=s3)
         ensure_safe(models.store)
         for n in range(3):
-            faults.lose(3)  # artefacts, manifest or log entry
+            faults.lost = 3  # artefacts, manifest or log entry
             assert validated(models, model, files(tmp_path / str(n)), f"run-{n}") == n + 1
-            faults.lose(1)
+            faults.lost = 1
             models.promote(model, n + 1, against=n or None, actor="kfp", reason="better")
         Access(models.store).grant("alice", "viewer", model, actor="root", reason="test")
         before = len(Access(models.store).log())
-        faults.lose(1)
+        faults.lost = 1
         Access(models.store).grant("bob", "viewer", model, actor="root", reason="test")
         assert len(Access(models.store).log()) == before + 1
     events = [entry.event for entry in registry(edition, s3=servers.s3).log(model)]
