@@ -86,7 +86,7 @@ def work(request, monkeypatch) -> Work:
         "BuildDataset": _build,
     }[request.param](request)
     monkeypatch.setattr(connections, "_CHOSEN", {})
-    for name in ("spark", "feast", "lakefs"):
+    for name in made.kind.connections:
         conn = connection(name)
         fields = ("host", "port", "login", "password", "schema")
         told = {"conn_type": f"adin_{name}", **{field: getattr(conn, field) for field in fields}}
