@@ -10,11 +10,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from adin.commands.features import app as features
 from adin.settings import ROOT
 from adin.stack import control, layout
 from adin.stack.airflow_api import AirflowApi
 from kfp_server import until
 from monitoring_servers import get, programs
+from typer.testing import CliRunner
 
 MONITORING = ["alertmanager", "prometheus", "statsd-exporter", "redis-exporter", "postgres-exporter"]
 QUERIES = [
@@ -26,12 +28,16 @@ QUERIES = [
 
 
 @pytest.fixture(scope="module")
-def watched(line: Any) -> Iterator[None]:
-    """Watch the running stack, and let a DAG run under the eyes of Prometheus."""
+def watched(line: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Watch the running stack, push a row, and let a DAG run under the eyes of Prometheus."""
     programs()
     layout.monitored(True)
     control.up(MONITORING)
     control.restart(["airflow-scheduler", "airflow-dags", "alerts"])  # with StatsD and Alertmanager from now on
+    rows = tmp_path_factory.mktemp("push") / "rows.json"
+    rows.write_text(json.dumps([{"tailnum": f"N{uuid4().hex[:8]}"}]))  # a row that is refused is counted too
+    refused = CliRunner().invoke(features, ["push", "tail_last", str(rows), "--json"])
+    assert json.loads(refused.stdout)["refused"]
     api, run = AirflowApi(*control.airflow_login()), f"watched-{uuid4().hex[:8]}"
     api.start("smoke_stack", run, {})
     api.wait("smoke_stack", run, timeout=300)

@@ -26,8 +26,8 @@ from server_fixtures import PORT_BASE
 pytestmark = pytest.mark.flow(26)
 
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
-SERVICES = "'postgres', 's3', 'redis', 'lakefs', 'clickhouse', 'kfp', 'kserve', 'alerts', 'alertmanager', 'prometheus'"
-EXPORTERS = "'statsd-exporter', 'redis-exporter', 'postgres-exporter'"
+SERVICES = ["postgres", "s3", "redis", "lakefs", "clickhouse", "kfp", "kserve", "push", "alerts"]
+MONITORING = ["alertmanager", "prometheus", "statsd-exporter", "redis-exporter", "postgres-exporter"]
 WORDS = {"sum", "by", "rate", "increase", "time", "histogram_quantile", "or", "le", "vector"}
 
 
@@ -67,7 +67,7 @@ def watched() -> Iterator[Stack]:
     hasty = {f"ADIN_ALERT_{name}": value for name, value in hasty.items()}
     stack = Stack(unset | hasty | {"ADIN_HOME": str(home), "ADIN_PORT_BASE": str(PORT_BASE + 100)})
     try:
-        stack.control(f"layout.monitored(True); control.up([{SERVICES}, {EXPORTERS}])")
+        stack.control(f"layout.monitored(True); control.up({SERVICES + MONITORING})")
         airflow(stack)
         yield stack
     finally:
@@ -123,7 +123,19 @@ def recorded() -> set[str]:
 
 
 def test_every_part_of_the_stack_is_scraped(watched: Stack) -> None:
-    jobs = {"alerts", "kserve", "kfp", "clickhouse", "s3", "lakefs", "redis", "postgres", "airflow", "prometheus"}
+    jobs = {
+        "alerts",
+        "kserve",
+        "push",
+        "kfp",
+        "clickhouse",
+        "s3",
+        "lakefs",
+        "redis",
+        "postgres",
+        "airflow",
+        "prometheus",
+    }
     until(lambda: {each["metric"]["job"] for each in watched.ask("up == 1")} == jobs | {"alertmanager"})
     until(lambda: watched.ask('adin_service_up{service="redis"} == 1'))
 

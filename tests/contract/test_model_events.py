@@ -20,8 +20,11 @@ from adin.errors import ConfigError, SignInError
 from adin.models import Registry, events, registry
 from adin.models.events import Deliverer, Webhook, signed, verify
 from adin.settings import settings
+from kfp_server import until
 from model_facts import files, register, validated
+from monitoring_servers import AlertServer, get
 from processes import at_once
+from server_fixtures import PORT_BASE
 from servers import Servers
 from typer.testing import CliRunner
 
@@ -224,3 +227,36 @@ def test_the_commands_deliver_to_the_webhooks_of_the_settings(
             ask("status")
     finally:
         settings.cache_clear()
+
+
+def test_the_alert_service_delivers_to_a_receiver_that_was_away_and_goes_on_after_a_kill(
+    models: Registry,
+    edition: Connection,
+    servers: Servers,
+    model: str,
+    receiver: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = model.replace("_", "")
+    conn = Connection("webhook", "127.0.0.1", receiver.port, password=KEY, schema="hook", extra={"models": model})
+    monkeypatch.setenv("ADIN_MODEL_WEBHOOKS", json.dumps([name]))
+    monkeypatch.setenv("ADIN_WEBHOOK_PAUSE", "0.2")
+    monkeypatch.setenv(f"ADIN_CONN_WEBHOOK_{name.upper()}", conn.uri)
+    events.status(models, replace(Webhook(name, conn.url, KEY), models=model))  # what is told begins here
+    nowhere = Connection("alertmanager", "127.0.0.1", 1)
+    service = AlertServer(tmp_path / "home", PORT_BASE + 50, edition, servers.s3, nowhere)
+    receiver.refuse = 2
+    service.start()
+    try:
+        number = register(models, model, files(tmp_path), "run-1")
+        until(lambda: receiver.heard)
+        assert f'adin_webhook_failures_total{{webhook="{name}"}} 2.0' in get(f"{service.address}/metrics")
+        service.kill()
+        models.append(model, "validate", version=number, actor="test", reason="checks passed", run_key="run-1")
+        service.start()
+        until(lambda: len(receiver.heard) > 1)
+    finally:
+        service.kill()
+    assert dict.fromkeys(receiver.heard) == {(1, "register"): None, (2, "validate"): None}
+    assert KEY not in service.log.read_text()

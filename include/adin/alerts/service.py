@@ -2,7 +2,8 @@
 
 It looks at its sources, enters what they found in the book, and tells Alertmanager what is due. The book is written
 before anything is told, so that a service that was killed goes on where it was; what it tells twice is the same alert,
-which Alertmanager knows. While the registry is away it goes on from memory, and writes the book when it can.
+which Alertmanager knows. While the registry is away it goes on from memory, and writes the book when it can. It also
+sends webhooks the events of models, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from adin.alerts.alertmanager import Alertmanager
 from adin.alerts.book import Book, Standing
 from adin.alerts.facts import Facts
 from adin.errors import AdinError
+from adin.models import Registry, events
 from adin.models.store import Store
 from adin.settings import settings
 
@@ -43,6 +45,8 @@ _FAILED = Counter("adin_alert_delivery_failures", "Times Alertmanager did not an
 _BLIND = Counter("adin_alert_source_errors", "Times a source could not be read", ["source"])
 _SECONDS = Histogram("adin_alert_source_seconds", "Time to look at a source", ["source"])
 _LOOKED = Gauge("adin_alert_source_last_success_timestamp_seconds", "When a source was last read", ["source"])
+_SENT = Counter("adin_webhook_sent", "Events of models that a webhook took", ["webhook"])
+_UNSENT = Counter("adin_webhook_failures", "Times a webhook did not take an event", ["webhook"])
 
 
 class AlertService:
@@ -206,10 +210,24 @@ def _identity(standing: Standing) -> dict[str, str]:
     return {name: labels[name] for name in ("problem", "model", "version", "dag", "task") if name in labels}
 
 
-def application(service: AlertService, facts: Facts) -> Any:
+def deliver(models: Registry, stop: threading.Event) -> None:
+    """Send the webhooks what happens to models, until told to stop; whatever is wrong with one, alerts go on."""
+    deliverer = None
+    while not stop.wait(settings().webhook_pause):
+        try:
+            deliverer = deliverer or events.Deliverer(models, events.webhooks())
+            for done in deliverer.once():
+                _SENT.labels(done.webhook).inc(done.sent)
+                _UNSENT.labels(done.webhook).inc(bool(done.failure))
+        except Exception:
+            log.exception("webhooks get nothing")
+
+
+def application(service: AlertService, facts: Facts, models: Registry) -> Any:
     """Return the web application: ``/metrics``, ``/healthz`` and ``/status``, open as every process's metrics are.
 
     :param facts: gauges that are read only now and then, and the status.
+    :param models: whose events the webhooks are sent.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from starlette.applications import Starlette
@@ -231,11 +249,15 @@ def application(service: AlertService, facts: Facts) -> Any:
     @contextlib.asynccontextmanager
     async def life(_: Any) -> AsyncIterator[None]:
         stop = threading.Event()
-        rounds = threading.Thread(target=service.follow, args=(stop,), name="rounds", daemon=True)
-        rounds.start()
+        work = [threading.Thread(target=service.follow, args=(stop,), name="rounds", daemon=True)]
+        if settings().model_webhooks:
+            work.append(threading.Thread(target=deliver, args=(models, stop), name="webhooks", daemon=True))
+        for each in work:
+            each.start()
         yield
         stop.set()
-        await run_in_threadpool(rounds.join, 10)
+        for each in work:
+            await run_in_threadpool(each.join, 10)
 
     routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/status", status)]
     return Starlette(routes=routes, lifespan=life)
@@ -257,7 +279,7 @@ def main() -> None:
     facts = Facts(models, control.status if (home() / "supervisord.conf").is_file() else list)
     looked_at = [*sources(models), StackSource(facts.health), facts]
     service = AlertService(models.store, looked_at, Alertmanager(), status=facts.status)
-    uvicorn.run(application(service, facts), host=HOST, port=port("alerts"), log_config=None, access_log=False)
+    uvicorn.run(application(service, facts, models), host=HOST, port=port("alerts"), log_config=None, access_log=False)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict
 from typing import Annotated
 
@@ -25,13 +26,13 @@ def status(json: output.Json = False) -> None:
 
 @app.command("deliver", epilog="Example: adin model events deliver --follow")
 def deliver(
-    follow: Annotated[bool, typer.Option(help="Go on until stopped; run it as a service.")] = False,
+    follow: Annotated[bool, typer.Option(help="Go on until stopped, as the alert service does.")] = False,
     json: output.Json = False,
 ) -> None:
     """Send each webhook what it has not taken yet."""
     deliverer = events.Deliverer(registry(), events.webhooks())
     if follow:
-        return deliverer.follow()
+        return deliverer.follow(threading.Event())
     found = deliverer.once()
     if json:
         return output.emit([asdict(each) for each in found])

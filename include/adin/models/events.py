@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -144,11 +145,10 @@ class Deliverer:
             found.append(delivery)
         return found
 
-    def follow(self) -> None:
-        """Deliver until the process is stopped."""
-        while True:
+    def follow(self, stop: threading.Event) -> None:
+        """Deliver until told to stop."""
+        while not stop.wait(settings().webhook_pause):
             self.once()
-            time.sleep(settings().webhook_pause)
 
     def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         answer = self._http.post(url, content=body, headers=dict(headers))
