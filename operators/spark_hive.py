@@ -14,14 +14,15 @@ from operators.external_run import Address, WorkOperator
 class SparkHiveIngestOperator(WorkOperator):
     """Make one feature table's partitions of a window from raw data, staged and checked, not yet visible.
 
-    A retry returns the result of a job that ended while nobody looked. With a local or client-mode master the job is a
-    child of the task and ends with it; the worker's slot is held that long.
+    A retry returns the result of a job that ended while nobody looked. Where all days are published and neither raw
+    files nor queries, rules and code have changed since, no job is run, unless ``renew`` asks for it. With a local or
+    client-mode master the job is a child of the task and ends with it; the worker's slot is held that long.
 
     :param domain: feature domain (templated).
     :param view: view or label table; ``<view>.sql`` of the domain is run (templated).
     :param window: ``start/end``, UTC. Default the run's own (templated).
     :returns: ``application_id``, the name Spark gave the job; ``location``, ``columns``, ``partitions`` (rows and
-        fingerprint per day), ``violations`` of quality rules.
+        fingerprint per day), ``violations`` of quality rules; ``unchanged`` where no job was run.
     :raises DataError: raw data is missing, unreadable or of another schema; names the file.
     :raises ServiceError: HDFS, the metastore or the master do not answer; the next try begins anew.
     :raises RunFailedError: the job ended badly; carries the end of its log.
@@ -62,8 +63,12 @@ class SparkHiveIngestOperator(WorkOperator):
 
     def work(self, key: str, context: Any) -> dict[str, Any]:
         """Run the job."""
-        from adin.features import jobs
+        from adin.features import inputs, jobs, repo
 
         window = Window.from_text(self.window) if self.window else run_window(context)
+        done = None if self.renew else inputs.unchanged(repo.domain(self.domain), self.view, window.whole_days)
+        if done is not None:
+            self.log.info("%s: complete, and made from what is there now; no job is run", done["table"])
+            return done | {"key": key}
         arguments = {"domain": self.domain, "view": self.view, "window": str(window)}
         return jobs.run("ingest", key=key, arguments=arguments)

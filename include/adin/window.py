@@ -50,6 +50,11 @@ class Window:
         last = (self.end - timedelta(microseconds=1)).date()
         return [self.start.date() + timedelta(days=n) for n in range((last - self.start.date()).days + 1)]
 
+    @property
+    def whole_days(self) -> Window:
+        """Return the window made of the whole days it touches."""
+        return Window.parse(f"{self.days[0]}", f"{self.days[-1] + timedelta(days=1)}")
+
 
 def run_window(context: Mapping[str, Any]) -> Window:
     """Return the window of an Airflow run, whatever started it.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import job
 import raw
-from adin.features import hdfs, hive, quality, repo
+from adin.features import hdfs, hive, inputs, quality, repo
 from adin.features.offline import offline
 from adin.window import Window
 from pyspark.sql import DataFrame, SparkSession
@@ -17,7 +16,9 @@ from pyspark.sql import functions as F
 def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
     """Stage one view's table for the whole days of a window and count what breaks its rules."""
     domain = repo.domain(arguments["domain"])
-    view, window = domain.view(arguments["view"]), _whole_days(Window.from_text(arguments["window"]))
+    # a partition is replaced as a whole
+    view, window = domain.view(arguments["view"]), Window.from_text(arguments["window"]).whole_days
+    made_from = inputs.of(domain, view.name, window)
     for table in domain.reads[view.name]:
         raw.read(session, domain, table, window, domain.lookback[view.name]).createOrReplaceTempView(table)
     rows = session.sql(domain.sql(view.name, window)).where(
@@ -40,12 +41,8 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
         "window": str(window),
         "location": location,
         "columns": columns,
+        "inputs": made_from,
     }
-
-
-def _whole_days(window: Window) -> Window:
-    """Return the window made of whole days, because a partition is replaced as a whole."""
-    return Window.parse(f"{window.days[0]}", f"{window.days[-1] + timedelta(days=1)}")
 
 
 def _location(table: str, key: str, application: str) -> str:

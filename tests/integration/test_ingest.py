@@ -12,6 +12,8 @@ import pytest
 from adin.errors import DataError
 from adin.features import hdfs, hive, jobs, publish, repo
 
+from operators.spark_hive import SparkHiveIngestOperator
+
 pytestmark = [pytest.mark.flow(1, 2), pytest.mark.usefixtures("scratch", "table")]
 
 DAY = datetime(2021, 5, 1, tzinfo=UTC)
@@ -113,6 +115,36 @@ def test_a_corrected_raw_day_changes_only_the_days_it_touches():
     after = hive.partitions("meters.hourly")
     assert [day for day in before if before[day] != after[day]] == ["2021-05-02"]
     assert rows(1)[-1][2] == 8.0
+
+
+def test_a_complete_window_is_made_again_only_if_its_inputs_changed_or_somebody_asks():
+    def run(**more):
+        operator = SparkHiveIngestOperator(task_id="t", domain="meters", view="hourly", **more)
+        return operator.work(f"test-{uuid4().hex}", {})
+
+    window = f"{DAY:%Y-%m-%d}/{DAY + timedelta(days=4):%Y-%m-%d}"
+    put_good_days()
+    first = run(window=window)
+    assert first["application_id"]
+    publish.publish(first)
+    before = hive.partitions("meters.hourly")
+    again = run(window=window)
+    assert (again["application_id"], again["unchanged"]) == ("", True)
+    assert again["partitions"] == first["partitions"]
+    publish.gate([again])
+    facts = publish.publish(again)
+    assert (facts["rows"], facts["new"], facts["changed"]) == (6, 0, 0)
+    assert hive.partitions("meters.hourly") == before
+    assert run(window=window, renew="1")["application_id"]
+
+    put(1, [("a", 5.0, 10), ("a", 8.0, 600)])
+    third = f"{DAY + timedelta(days=2):%Y-%m-%d}/{DAY + timedelta(days=3):%Y-%m-%d}"
+    fourth = f"{DAY + timedelta(days=3):%Y-%m-%d}/{DAY + timedelta(days=4):%Y-%m-%d}"
+    assert run(window=third)["application_id"], "the day looks back on one that changed"
+    assert run(window=fourth)["unchanged"]
+    hdfs.delete(repo.domain("meters").folder("readings", "2021-05-04"))
+    with pytest.raises(DataError, match="missing"):
+        run(window=fourth)
 
 
 def test_a_retried_job_returns_the_result_it_had():

@@ -57,6 +57,15 @@ def ages(path: str) -> dict[str, datetime]:
     }
 
 
+def versions(path: str) -> dict[str, str]:
+    """Return each file below a folder by its path, with its length and the time it was last changed."""
+    return {
+        status.path: f"{status.length}-{status.modification_time}"
+        for status in _statuses(path, True)
+        if not status.isdir
+    }
+
+
 def size(path: str) -> int:
     """Return the bytes of all files below a folder, 0 if there is none."""
     return sum(status.length for status in _statuses(path, True) if not status.isdir)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adin.errors import DataError
-from adin.features import hdfs, jobs, repo
+from adin.features import hdfs, inputs, jobs, repo
 from adin.features.offline import Partition, offline
 
 
@@ -39,12 +39,28 @@ def publish(result: Mapping[str, Any]) -> dict[str, Any]:
     """Publish one table's staged days and return the facts of the step.
 
     A day whose rows are what they were is left alone. Staged files that the store does not keep are deleted. The result
-    is used up: the job works anew when its task is cleared.
+    is used up: the job works anew when its task is cleared, unless its inputs are what they were.
 
     :param result: what the ingest job of the table returned.
     """
-    domain = repo.domain(result["domain"])
-    view = domain.view(result["view"])
+    view = repo.domain(result["domain"]).view(result["view"])
+    parts = result["partitions"]
+    new, changed = ([], []) if result.get("unchanged") else _publish(view, result)
+    jobs.forget(result["key"])
+    return {
+        "view": view.name,
+        "table": view.table,
+        "window": result["window"],
+        "rows": sum(part["rows"] for part in parts.values()),
+        "days": len(parts),
+        "new": len(new),
+        "changed": len(changed),
+        "fingerprints": {day: part["fingerprint"] for day, part in parts.items()},
+    }
+
+
+def _publish(view: repo.View, result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Publish staged days; return those that were new, and those that changed."""
     days = {
         day: Partition(f"{result['location']}/day={day}", part["fingerprint"], part["rows"], result["key"])
         for day, part in result["partitions"].items()
@@ -55,14 +71,5 @@ def publish(result: Mapping[str, Any]) -> dict[str, Any]:
     for day, staged in days.items():
         if current[day].location != staged.location:
             hdfs.delete(staged.location)
-    jobs.forget(result["key"])
-    return {
-        "view": view.name,
-        "table": view.table,
-        "window": result["window"],
-        "rows": sum(part.rows for part in days.values()),
-        "days": len(days),
-        "new": len(new),
-        "changed": len(changed),
-        "fingerprints": {day: part.fingerprint for day, part in days.items()},
-    }
+    inputs.note(view.table, result["inputs"])
+    return new, changed
