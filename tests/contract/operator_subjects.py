@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -12,22 +13,27 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import kube_server
 import pyarrow
 import pyarrow.parquet
 from adin.connections import Connection
 from adin.datasets.clickhouse import clickhouse
 from adin.datasets.lake import Lake
+from adin.errors import NotFoundError
 from adin.models import registry
 from adin.models.doctor import judge
 from adin.pipelines.client import KfpClient
+from adin.serving.inference_service import InferenceServices
 from airflow.sdk import BaseOperator
 from fault_proxy import FaultProxy
 from kfp_server import until
+from kubernetes.client.exceptions import ApiException
 from model_facts import files, validated
 
 from operators.amversion import AmversionPromoteOperator
 from operators.clickhouse import ClickHouseLoadOperator
 from operators.kfp import KfpRetryOperator, KfpRunOperator
+from operators.kserve import InferenceServiceOperator
 from operators.lakefs import LakefsMergeOperator, LakefsRevertOperator, LakefsTagOperator
 
 #: Limits of the clients in these tests: faults are met in seconds.
@@ -393,6 +399,84 @@ class Promote(Subject):
 
     def check(self, result: Any) -> None:
         assert self.open().state(self.model).champion == result["version"] == self.arguments["version"]
+
+
+class Service(Subject):
+    """An InferenceService that stands there, ready, and shall have another model.
+
+    No controller runs: a thread writes to the object's status what KServe's would, half a second late.
+    """
+
+    kind = InferenceServiceOperator
+    former, wanted, others = (
+        {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": f"s3://models/{n}"}}}
+        for n in range(3)
+    )
+
+    def __init__(self, proxy: FaultProxy, direct: Connection) -> None:
+        super().__init__(proxy)
+        self.name = f"s-{uuid4().hex[:10]}"
+        self.services = InferenceServices(kube_server.client(direct), "default")
+        self._direct, self._left = direct, self.former
+        self._transition, self._ready, self._over = "UpToDate", "True", threading.Event()
+        self.services.apply(self.name, self.former, key="before")
+        self._told = threading.Thread(target=self._tell, daemon=True)
+        self._told.start()
+        until(lambda: self._status().get("observedGeneration") == 1)
+        self.arguments = {"service": self.name, "spec": self.wanted, "poll_interval": 0.1}
+        self.submit = f"^PATCH .*/inferenceservices/{self.name}"
+
+    def close(self) -> None:
+        self._over.set()
+        self._told.join(30)
+
+    def works(self) -> int:
+        return int(self.services.get(self.name)["metadata"]["generation"]) - 1
+
+    def check(self, result: Any) -> None:
+        assert result["generation"] == 2 == self._status()["observedGeneration"]
+        assert result["url"] == "http://s.example/2"
+        assert self.services.get(self.name)["spec"] == self.wanted
+
+    def let_fail(self) -> None:
+        self._transition = "BlockedByFailedLoad"
+
+    def let_last(self) -> None:
+        self._ready = "False"
+
+    def going(self) -> bool:
+        return self._status()["observedGeneration"] == 2 and self._status()["conditions"][0]["status"] == "False"
+
+    def stop_outside(self) -> None:
+        self._left = self.others
+        self.services.apply(self.name, self.others, key="another")
+
+    def vanish(self) -> None:
+        path = f"/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/{self.name}"
+        kube_server.ask(self._direct, "DELETE", path)
+
+    def stopped(self) -> bool:
+        return self.services.get(self.name)["spec"] == self._left
+
+    def _status(self) -> dict[str, Any]:
+        return self.services.get(self.name).get("status") or {}
+
+    def _tell(self) -> None:
+        path = f"/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/{self.name}/status"
+        while not self._over.wait(0.05):
+            with suppress(NotFoundError, ApiException):
+                generation = self.services.get(self.name)["metadata"]["generation"]
+                first = generation == 1
+                if generation > 1 and self._status()["observedGeneration"] < generation:
+                    self._over.wait(0.5)
+                status = {
+                    "observedGeneration": generation,
+                    "url": f"http://s.example/{generation}",
+                    "conditions": [{"type": "Ready", "status": "True" if first else self._ready}],
+                    "modelStatus": {"transitionStatus": "UpToDate" if first else self._transition},
+                }
+                body = {"status": status}
+                kube_server.ask(self._direct, "PATCH", path, body, kind="application/merge-patch+json")
 
 
 def impatient(conn: Connection) -> Connection:

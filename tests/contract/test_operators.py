@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import kube_server
 import pytest
 from adin import connections
 from adin.connections import Connection, connection
@@ -32,6 +33,7 @@ from operator_subjects import (
     Retry,
     Revert,
     Run,
+    Service,
     Store,
     Subject,
     Tag,
@@ -45,7 +47,16 @@ from operators import external_run
 from operators.external_run import ExternalRunTrigger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-HERE = ("KfpRun", "KfpRetry", "LakefsMerge", "LakefsTag", "LakefsRevert", "ClickHouseLoad", "AmversionPromote")
+HERE = (
+    "KfpRun",
+    "KfpRetry",
+    "LakefsMerge",
+    "LakefsTag",
+    "LakefsRevert",
+    "ClickHouseLoad",
+    "AmversionPromote",
+    "InferenceService",
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +79,13 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [program("python", ".venv-ml"), "-W", "ignore", "-c", code], check=True, cwd=Path(__file__).parent, timeout=120
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A Kubernetes API server with KServe's resources, without controllers."""
+    with kube_server.kubernetes(tmp_path_factory.mktemp("kubernetes")) as conn:
+        yield conn
 
 
 @pytest.fixture
@@ -94,7 +112,8 @@ def subject(request: pytest.FixtureRequest, use: Callable[[Connection], None], t
     """Make the operator's piece of work, and see that it is gone afterwards."""
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setattr(connections, "_CHOSEN", {})  # what a task has chosen is nobody else's
-    monkeypatch.setitem(vars(settings()), "registry_patience", 1)  # settings are frozen
+    for name in ("registry_patience", "connect_timeout", "read_timeout"):
+        monkeypatch.setitem(vars(settings()), name, 1)  # settings are frozen
     monkeypatch.setattr(external_run, "_PATIENCE", 1)
     for module in (external_run, client, lake):
         monkeypatch.setattr(module, "_LOOK_AGAIN", (0.1, 0.3))
@@ -108,6 +127,7 @@ def subject(request: pytest.FixtureRequest, use: Callable[[Connection], None], t
             "LakefsRevert": lambda: Revert(proxy, parts["direct"]),
             "ClickHouseLoad": lambda: Load(proxy, parts["source"], parts["lake"], parts["direct"]),
             "AmversionPromote": lambda: Promote(proxy, parts["direct"], parts["where"], tmp_path),
+            "InferenceService": lambda: Service(proxy, parts["direct"]),
         }[name]()
         yield made
         made.mend()
@@ -131,6 +151,12 @@ class _proxies:
             where = Connection("amversion", schema=servers.bucket, extra={"edition": "files"})
             self._use(where)
             return self._proxy(servers.s3), {"direct": servers.s3, "where": where}
+        if self._name == "InferenceService":
+            direct = value("kube")
+            proxy = FaultProxy(direct)
+            self._open.append(proxy)
+            value("monkeypatch").setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", _kube_config(proxy.conn))
+            return proxy, {"direct": direct}
         lakefs = connection("lakefs")
         if self._name == "ClickHouseLoad":
             direct = connection("clickhouse")
@@ -147,6 +173,19 @@ class _proxies:
         self._open.append(proxy)
         self._use(impatient(proxy.conn))
         return proxy
+
+
+def _kube_config(conn: Connection) -> str:
+    """Return a connection of Airflow's Kubernetes provider that leads to a proxy."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{conn.host}:{conn.port}"}}],
+        "users": [{"name": "u", "user": {"token": conn.password}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(config)}})
 
 
 def cell(case: str) -> Any:

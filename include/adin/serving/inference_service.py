@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
+from adin.limits import Limits
 from adin.settings import settings
 
 MANAGER = "adin"
@@ -36,11 +37,13 @@ class InferenceServices:
     """
 
     def __init__(self, client: Any, namespace: str) -> None:
-        from kubernetes.client import CustomObjectsApi
+        from kubernetes.client import ApiClient, CustomObjectsApi
 
         self.namespace = namespace
         self._host = client.configuration.host
-        self._api = CustomObjectsApi(client)
+        # the given client was made without, and takes it only when it is made
+        client.configuration.retries = Limits(*self._timeouts).repeats()
+        self._api = CustomObjectsApi(ApiClient(client.configuration))
 
     def get(self, name: str) -> dict[str, Any]:
         """Return one; :raises NotFoundError: there is none of this name."""
@@ -78,6 +81,10 @@ class InferenceServices:
         self._put(name, former["spec"], {RUN_KEY: former["key"], FORMER: ""})
 
     @property
+    def _timeouts(self) -> tuple[float, float]:
+        return settings().connect_timeout, settings().read_timeout
+
+    @property
     def _place(self) -> tuple[str, str, str, str]:
         return _GROUP, _VERSION, self.namespace, _PLURAL
 
@@ -91,26 +98,25 @@ class InferenceServices:
             "spec": dict(spec),
         }
         more = {"dry_run": "All"} if rehearse else {}
-        return dict(
-            self._call(
-                self._api.patch_namespaced_custom_object,
-                *self._place,
-                name,
-                body,
-                field_manager=MANAGER,
-                force=True,
-                _content_type="application/apply-patch+yaml",
-                **more,
-            )
+        answer = self._call(
+            self._api.patch_namespaced_custom_object,
+            *self._place,
+            name,
+            body,
+            field_manager=MANAGER,
+            force=True,
+            _content_type="application/apply-patch+yaml",
+            _preload_content=False,  # the client knows no answer to an object that is new (201), and returns None
+            **more,
         )
+        return dict(json.loads(answer.data))
 
     def _call(self, method: Callable[..., Any], *args: Any, **named: Any) -> Any:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        limits = settings().connect_timeout, settings().read_timeout
         try:
-            return method(*args, **named, _request_timeout=limits)
+            return method(*args, **named, _request_timeout=self._timeouts)
         except ApiException as error:
             kind = _ERRORS.get(error.status or 0, ServiceError)
             raise kind(f"Kubernetes at {self._host}: {error.status} {_said(error)}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -108,7 +109,7 @@ class Cluster:
         new["metadata"]["generation"] = old["metadata"]["generation"] + changed
         if not dry_run:
             self.kept[name] = new
-        return new
+        return SimpleNamespace(data=json.dumps(new))
 
     def delete_namespaced_custom_object(self, group, version, namespace, plural, name, **_):
         del self.kept[name]
