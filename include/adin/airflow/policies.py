@@ -36,4 +36,6 @@ def deadline(dag_id: str) -> DeadlineAlert:
     """Return the deadline of a DAG's runs; missing it stops nothing, but is told."""
     hours = settings().alert_deadline_hours
     callback = AsyncCallback("adin.airflow.notifiers.deadline_missed", kwargs={"dag": dag_id, "hours": hours})
-    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
+    # Plain seconds, as Airflow used to store them: it stores a timedelta in a form that its own clearing of tasks
+    # cannot read (_recalculate_dagrun_queued_at_deadlines in 3.3), so that no task of the run could be cleared.
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, hours * 3600, callback)
