@@ -301,7 +301,15 @@ def maven(artifacts: list[str], folder: Path) -> None:
             text = f'<ivy-module version="2.0">{info}<dependencies>{listed}</dependencies></ivy-module>'
             Path(part, "ivy.xml").write_text(text)
             ivy = next(ROOT.glob(".venv/lib/python*/site-packages/pyspark/jars/ivy-*.jar"))
-            target = ["-cache", f"{part}/cache", "-types", "jar", "-retrieve", f"{folder}/[artifact]-[revision].[ext]"]
+            target = [
+                "-cache",
+                f"{part}/cache",
+                "-types",
+                "jar",
+                "bundle",
+                "-retrieve",
+                f"{folder}/[artifact]-[revision].[ext]",
+            ]
             run(java(), "-jar", ivy, "-ivy", f"{part}/ivy.xml", *target)
 
 
