@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ class _proxies:
             servers: Servers = value("servers")
             where = Connection("amversion", schema=servers.bucket, extra={"edition": "files"})
             self._use(where)
-            return self._proxy(servers.s3), {"direct": servers.s3, "where": where}
+            patient = replace(servers.s3, extra={**servers.s3.extra, "read_timeout": 60})  # it races the store
+            return self._proxy(servers.s3), {"direct": patient, "where": where}
         if self._name == "InferenceService":
             direct = value("kube")
             proxy = FaultProxy(direct)

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,7 @@ import test_materialize
 from adin import connections, datasets
 from adin.connections import connection
 from adin.datasets.lake import Lake
-from adin.features import hdfs, hive
+from adin.features import hdfs, hive, store
 from kfp_server import until
 from operator_cases import ABSENT
 from oracle import WINDOW, all_cases, write
@@ -72,9 +72,14 @@ def meters(scratch):
 
 
 @pytest.fixture(scope="module")
-def joins(scratch, write_features):
-    """Features and events of the problem ``joins``."""
+def joins(scratch, write_features, tmp_path_factory):
+    """Features and events of the problem ``joins``, applied to a registry of the tests' own."""
     write(write_features, *all_cases(7), random.Random(1))
+    registry = f"sqlite:///{tmp_path_factory.mktemp('feast') / 'registry.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_CONN_FEAST", replace(connection("feast"), extra={"registry": registry}).uri)
+        store.apply("joins")
+        yield
 
 
 @pytest.fixture
