@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
+
+#: Feast's feature server, which comes with the import, sets both to a folder that goes away with this process. A child
+#: that outlives it, such as the supervisor of the stack, would hand that folder on to all it starts.
+_METRICS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 
 
 def import_feast() -> None:
@@ -15,14 +20,17 @@ def import_feast() -> None:
     """
     if "feast" in sys.modules:
         return
+    import prometheus_client  # noqa: F401 - it must not see what Feast sets below
     import typeguard
 
-    kept = typeguard.typechecked
+    kept, set_by_feast = typeguard.typechecked, [name for name in _METRICS if name not in os.environ]
     typeguard.typechecked = _unchecked
     try:
         import feast  # noqa: F401
     finally:
         typeguard.typechecked = kept
+        for name in set_by_feast:
+            os.environ.pop(name, None)
 
 
 def _unchecked(target: Any = None, **_: Any) -> Any:

@@ -1,6 +1,9 @@
 """The feature repository: what is read from it, and how its mistakes are told."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -111,3 +114,15 @@ def test_a_definition_that_cannot_be_imported_names_its_file(copy: Path):
     (copy / "definitions.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ConfigError, match=r"definitions\.py cannot be imported"):
         repo.domain("flights")
+
+
+def test_importing_feast_leaves_no_trace_for_child_processes():
+    code = (
+        "import os; before = dict(os.environ); from adin.features.feast_import import import_feast; import_feast(); "
+        "import feast.feature_server, prometheus_client.values as values; "
+        "print(os.environ == before, values.ValueClass.__name__)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True MutexValue"
