@@ -58,6 +58,7 @@ ABSENT: dict[str, dict[str, str]] = {
     "ClickHouseLoad": {"vanished": _NO_JOB_LEFT, "kill_deferred": _NEVER_WAITS, "triggerer_restart": _NEVER_WAITS},
     "AmversionPromote": _WORK,
     "InferenceService": {},
+    "SparkOnKubernetes": {},
     "KserveDeploy": _ON_THE_STACK | dict.fromkeys(("retry", "already_done", "kill_sync", "clear"), _BY_FOLLOWING),
     "SparkHiveIngest": _ON_THE_STACK | {"clear": _ANOTHER_KEY},
     "FeastApply": _ON_THE_STACK,

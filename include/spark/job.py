@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adin.errors import AdinError, DataError
-from adin.features.jobs import ERROR_MARK
+from adin.features.jobs import ERROR_MARK, failed
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -30,20 +30,30 @@ def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]], *, tabl
         }
         _write(session, arguments["result"], json.dumps(result))
     except AdinError as error:
-        _tell(error)
+        _tell(session, arguments, error)
         sys.exit(1)
     except Exception as error:
-        if corrupt := _corrupt_file(error):
-            _tell(DataError(f"{corrupt} cannot be read as Parquet.", "Load that raw partition again, then retry."))
-        else:
-            traceback.print_exc()
+        traceback.print_exc()
+        _tell(session, arguments, _meant(error, arguments["key"]))
         sys.exit(1)
     finally:
         session.stop()
 
 
-def _tell(error: AdinError) -> None:
-    print(ERROR_MARK + json.dumps({"kind": type(error).__name__, "message": str(error)}), file=sys.stderr)
+def _meant(error: Exception, key: str) -> AdinError:
+    """Return in our terms what went wrong."""
+    if corrupt := _corrupt_file(error):
+        return DataError(f"{corrupt} cannot be read as Parquet.", "Load that raw partition again, then retry.")
+    shown = "\n".join(f"{type(error).__name__}: {error}".splitlines()[:15])
+    return failed(key, "".join(traceback.format_exception(error)), shown)
+
+
+def _tell(session: SparkSession, arguments: dict[str, Any], error: AdinError) -> None:
+    """Tell whoever waits: on stderr, or, where the driver is nobody's child, by a file."""
+    told = json.dumps({"kind": type(error).__name__, "message": str(error)})
+    print(ERROR_MARK + told, file=sys.stderr)
+    if path := arguments.get("tell"):
+        _write(session, path, told)
 
 
 def _corrupt_file(error: Exception) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,14 +18,16 @@ from uuid import uuid4
 import kube_server
 import pyarrow
 import pyarrow.parquet
-from adin.connections import Connection
+from adin.connections import Connection, connection
 from adin.datasets.clickhouse import clickhouse
 from adin.datasets.lake import Lake
 from adin.errors import NotFoundError
+from adin.features import hdfs, jobs
 from adin.models import registry
 from adin.models.doctor import judge
 from adin.pipelines.client import KfpClient
 from adin.serving.inference_service import InferenceServices
+from adin.settings import ROOT
 from airflow.sdk import BaseOperator
 from fault_proxy import FaultProxy
 from kfp_server import until
@@ -35,6 +39,7 @@ from operators.clickhouse import ClickHouseLoadOperator
 from operators.kfp import KfpRetryOperator, KfpRunOperator
 from operators.kserve import InferenceServiceOperator
 from operators.lakefs import LakefsMergeOperator, LakefsRevertOperator, LakefsTagOperator
+from operators.spark_hive import SparkHiveIngestOperator
 
 #: Limits of the clients in these tests: faults are met in seconds.
 IMPATIENT = {"connect_timeout": 1, "read_timeout": 1, "retries": 1, "backoff": 0.05, "breaker_failures": 0}
@@ -476,7 +481,104 @@ class Service(Subject):
                     "modelStatus": {"transitionStatus": "UpToDate" if first else self._transition},
                 }
                 body = {"status": status}
-                kube_server.ask(self._direct, "PATCH", path, body, kind="application/merge-patch+json")
+                kube_server.ask(self._direct, "PATCH", path, body, kind=_MERGE)
+
+
+class Ingest(Subject):
+    """A day's ingest as SparkApplication.
+
+    No Spark operator runs: a thread writes to the object's status what it would, and leaves the driver's result in
+    HDFS.
+    """
+
+    kind = SparkHiveIngestOperator
+    repository = ROOT / "tests" / "integration" / "scratch" / "feature_repo"
+    submit = "^POST .*/sparkapplications"
+    renewed = twice = 2  # staged anew: nothing was published between
+    _PATH = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/default/sparkapplications"
+
+    def __init__(self, proxy: FaultProxy, direct: Connection) -> None:
+        super().__init__(proxy)
+        start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=random.randrange(15_000))
+        window = f"{start:%Y-%m-%d}/{start + timedelta(days=1):%Y-%m-%d}"
+        self.arguments = {"domain": "meters", "view": "hourly", "window": window, "poll_interval": 0.1}
+        self._direct, self._end, self._over = direct, "COMPLETED", threading.Event()
+        self._keys: set[str] = set()
+        self._controller = threading.Thread(target=self._control, daemon=True)
+        self._controller.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._controller.join(30)
+        for key in self._keys:
+            jobs.forget(key)
+
+    def works(self) -> int:
+        return len(self._applications())
+
+    def check(self, result: Any) -> None:
+        assert result["window"] == self.arguments["window"]
+        assert result["application_id"] in [each["metadata"]["name"] for each in self._applications()]
+
+    def let_fail(self) -> None:
+        self._end = "FAILED"
+
+    def let_last(self) -> None:
+        self._end = "RUNNING"
+
+    def going(self) -> bool:
+        return self._states() == ["RUNNING"]
+
+    def stop_outside(self) -> None:
+        self._end = "FAILED"
+
+    def vanish(self) -> None:
+        for each in self._applications():
+            kube_server.ask(self._direct, "DELETE", f"{self._PATH}/{each['metadata']['name']}")
+
+    def stopped(self) -> bool:
+        return self._states() in ([], ["FAILED"])
+
+    def _applications(self) -> list[dict[str, Any]]:
+        found = kube_server.ask(self._direct, "GET", self._PATH)["items"]
+        return [each for each in found if self.arguments["window"] in each["spec"]["arguments"][0]]
+
+    def _states(self) -> list[str]:
+        return [each.get("status", {}).get("applicationState", {}).get("state", "") for each in self._applications()]
+
+    def _control(self) -> None:
+        while not self._over.wait(0.1):
+            for each in self._applications():
+                state = each.get("status", {}).get("applicationState", {}).get("state", "")
+                if state not in ("COMPLETED", "FAILED", self._end):
+                    self._go_on(each, self._end if state else "SUBMITTED")
+
+    def _go_on(self, found: dict[str, Any], state: str) -> None:
+        name = found["metadata"]["name"]
+        if state == "COMPLETED":
+            told = json.loads(found["spec"]["arguments"][0])
+            self._keys.add(told["key"])
+            day = {self.arguments["window"][:10]: {"rows": 1, "fingerprint": "1"}}
+            facts = {"application_id": name, "window": told["window"], "table": "meters.hourly", "partitions": day}
+            hdfs.write(told["result"], json.dumps(facts | {"key": told["key"]}).encode())
+        body = {"status": {"applicationState": {"state": state, "errorMessage": ""}, "driverInfo": {}}}
+        try:
+            kube_server.ask(self._direct, "PATCH", f"{self._PATH}/{name}/status", body, kind=_MERGE)
+        except ApiException as error:
+            if error.status != 404:  # deleted meanwhile
+                raise
+
+
+#: How a part of an object is changed.
+_MERGE = "application/merge-patch+json"
+
+
+def spark_on_kubernetes(conn: Connection) -> Connection:
+    """Return the stack's connection ``spark`` with Kubernetes as its master."""
+    more = {"deploy_mode": "cluster", "image": "adin/airflow"}
+    master = f"k8s://http://{conn.host}:{conn.port}"
+    spark = connection("spark")
+    return impatient(replace(spark, host=master, password=conn.password, extra={**spark.extra, **more}))
 
 
 def impatient(conn: Connection) -> Connection:

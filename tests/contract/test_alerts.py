@@ -27,6 +27,7 @@ from adin.errors import DataError, RunFailedError
 from adin.models import Registry, registry
 from adin.settings import ROOT, settings
 from adin.stack.layout import monitoring_binary
+from airflow_connections import offer
 from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertmanagerServer, AlertServer, Receiver, get, programs
@@ -320,10 +321,7 @@ def callbacks(context: dict[str, Any], kind: str) -> None:
 def test_a_failed_task_is_told_and_the_end_of_a_later_run_that_went_well_takes_it_back(
     models: Registry, own: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, conn in (("amversion", own.database), ("s3", own.s3)):
-        facts = {"conn_type": f"adin_{name}", "host": conn.host, "port": conn.port, "login": conn.login}
-        facts |= {"password": conn.password, "schema": conn.schema, "extra": dict(conn.extra)}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_DEFAULT", json.dumps(facts))
+    offer(monkeypatch, own.database, own.s3)
     monkeypatch.setenv("ADIN_HOME", str(tmp_path))
     settings.cache_clear()
     source, now = NoticeSource(models), datetime.now(UTC)

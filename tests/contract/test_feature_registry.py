@@ -20,6 +20,7 @@ from adin.features.feast_import import import_feast
 from adin.features.snapshot import snapshot
 from adin.models.objects import Bucket
 from adin.settings import ROOT, settings
+from airflow_connections import offer
 from feature_registry import HEAVY, ROUNDS, change, day, forget, write_domain
 from processes import at_once
 from redis_server import RedisServer
@@ -151,9 +152,7 @@ def test_the_test_button_of_the_connection_asks_the_registry_where_it_lies(
 ) -> None:
     from adin.airflow.hooks import FeastHook
 
-    s3 = connection("s3")
-    told = {"conn_type": "adin_s3", "host": s3.host, "port": s3.port, "login": s3.login, "password": s3.password}
-    monkeypatch.setenv("AIRFLOW_CONN_S3_DEFAULT", json.dumps(told))
+    offer(monkeypatch, connection("s3"))
     conn = replace(redis_server.connection, extra=connection("feast").extra)
     answer = FeastHook().probe(conn)
     assert answer.startswith("Redis answers (1 server), registry answers")

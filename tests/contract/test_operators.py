@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kube_server
+import one_try
 import pytest
 from adin import connections
 from adin.connections import Connection, connection
@@ -24,10 +23,12 @@ from adin.pipelines import client
 from adin.settings import settings
 from adin.stack.layout import program
 from airflow.sdk.exceptions import TaskDeferred
+from airflow_connections import offer
 from fault_proxy import FaultProxy
 from kfp_server import LocalKfp
 from operator_cases import ABSENT, CASES
 from operator_subjects import (
+    Ingest,
     Load,
     Merge,
     Promote,
@@ -40,6 +41,7 @@ from operator_subjects import (
     Tag,
     context,
     impatient,
+    spark_on_kubernetes,
     wait_for,
 )
 from servers import Servers
@@ -57,7 +59,10 @@ HERE = (
     "ClickHouseLoad",
     "AmversionPromote",
     "InferenceService",
+    "SparkOnKubernetes",
 )
+#: Settings under which a fault is met in seconds.
+SHORT = dict.fromkeys(("registry_patience", "connect_timeout", "read_timeout"), 1)
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +99,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FaultProxy]:
     """Return a function that puts a proxy before a server and makes it Airflow's connection."""
 
     def declare(conn: Connection) -> None:
-        found = {
-            "conn_type": f"adin_{conn.name}",
-            "host": conn.host,
-            "port": conn.port,
-            "login": conn.login,
-            "password": conn.password,
-            "schema": conn.schema,
-            "extra": dict(conn.extra),
-        }
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn.name.upper()}_DEFAULT", json.dumps(found))
+        offer(monkeypatch, conn)
 
     return declare
 
@@ -113,8 +109,8 @@ def subject(request: pytest.FixtureRequest, use: Callable[[Connection], None], t
     """Make the operator's piece of work, and see that it is gone afterwards."""
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setattr(connections, "_CHOSEN", {})  # what a task has chosen is nobody else's
-    for name in ("registry_patience", "connect_timeout", "read_timeout"):
-        monkeypatch.setitem(vars(settings()), name, 1)  # settings are frozen
+    for name, value in SHORT.items():
+        monkeypatch.setitem(vars(settings()), name, value)  # settings are frozen
     monkeypatch.setattr(external_run, "_PATIENCE", 1)
     for module in (external_run, client, lake):
         monkeypatch.setattr(module, "_LOOK_AGAIN", (0.1, 0.3))
@@ -129,6 +125,7 @@ def subject(request: pytest.FixtureRequest, use: Callable[[Connection], None], t
             "ClickHouseLoad": lambda: Load(proxy, parts["source"], parts["lake"], parts["direct"]),
             "AmversionPromote": lambda: Promote(proxy, parts["direct"], parts["where"], tmp_path),
             "InferenceService": lambda: Service(proxy, parts["direct"]),
+            "SparkOnKubernetes": lambda: Ingest(proxy, parts["direct"]),
         }[name]()
         yield made
         made.mend()
@@ -158,6 +155,15 @@ class _proxies:
             proxy = FaultProxy(direct)
             self._open.append(proxy)
             value("monkeypatch").setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", _kube_config(proxy.conn))
+            return proxy, {"direct": direct}
+        if self._name == "SparkOnKubernetes":
+            direct = value("kube")
+            proxy = FaultProxy(direct)
+            self._open.append(proxy)
+            self._use(spark_on_kubernetes(proxy.conn))
+            self._use(connection("feast"))
+            value("monkeypatch").setenv("ADIN_FEATURE_REPO", str(Ingest.repository))
+            value("monkeypatch").setitem(vars(settings()), "feature_repo", Ingest.repository)
             return proxy, {"direct": direct}
         lakefs = connection("lakefs")
         if self._name == "ClickHouseLoad":
@@ -198,21 +204,10 @@ def cell(case: str) -> Any:
     return pytest.mark.parametrize("subject", chosen, indirect=True)
 
 
-def worker(subject: Subject, **more: Any) -> Any:
-    """Run one try in a process of its own, which obeys SIGTERM as Airflow's task process does."""
-
-    def work() -> None:
-        operator = subject.operator(**more)
-        signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
-        try:
-            operator.execute(context())
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
+def worker(subject: Subject) -> subprocess.Popen[bytes]:
+    """Run one try in a process of its own."""
+    where = context()["ti"]
+    return one_try.start(subject.kind, subject.arguments, dag=where.dag_id, run=where.run_id, settings=SHORT)
 
 
 def test_every_case_of_the_matrix_is_run_for_an_operator_or_said_to_make_no_sense_for_it():
@@ -257,8 +252,7 @@ def test_a_worker_killed_after_the_start_and_before_it_knew_the_id_leaves_work_t
     process = worker(subject)
     assert held.met.wait(30)
     process.kill()
-    process.join(10)
-    assert process.exitcode == -signal.SIGKILL
+    assert process.wait(10) == -signal.SIGKILL
     subject.mend()
     subject.check(subject.run())
     assert subject.works() == 1
@@ -375,12 +369,10 @@ def test_killing_the_task_stops_the_work_or_finds_it_whole(subject: Subject) -> 
     process.terminate()
     if held is None:
         wait_for(subject.stopped)
-        process.join(30)
-        assert process.exitcode == 1
+        assert process.wait(30) == 1
         return
-    process.join(30)
+    assert process.wait(30) == 1
     subject.mend()
-    assert process.exitcode == 1
     subject.check(subject.run())
     assert subject.works() == 1
 

@@ -16,6 +16,7 @@ from adin.models import Registry, registry
 from adin.models.access import ROLES, Access
 from adin.promotion import report
 from adin.settings import settings
+from airflow_connections import offer
 from fastapi.testclient import TestClient
 from model_facts import facts, files
 from server_fixtures import of_edition
@@ -42,10 +43,7 @@ def models(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """A registry that Airflow's connections lead to; Kubeflow and the model server are away."""
     own = of_edition(servers, "database")
     away = Connection("kfp", "127.0.0.1", 9, password="word")
-    for conn in (own, servers.s3, away, replace(away, name="kserve")):
-        document = {"conn_type": f"adin_{conn.name}", "host": conn.host, "port": conn.port, "login": conn.login}
-        document |= {"password": conn.password, "schema": conn.schema, "extra": dict(conn.extra)}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn.name.upper()}_DEFAULT", json.dumps(document))
+    offer(monkeypatch, own, servers.s3, away, replace(away, name="kserve"))
     monkeypatch.setattr(connections, "_CHOSEN", {})
     return registry(own, s3=servers.s3)
 

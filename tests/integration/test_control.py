@@ -30,6 +30,7 @@ from adin.pipelines.client import KfpClient
 from adin.serving.client import ServingClient
 from adin.settings import ROOT
 from adin.stack.kfp.attempt import processes
+from airflow_connections import variables
 from kfp import compiler, dsl
 from kfp_server import LocalKfp
 from server_fixtures import own_registry
@@ -581,21 +582,7 @@ def test_whoever_loads_last_has_read_the_last_entry(models: Registry) -> None:
 def airflow(world: Path, server: Server) -> dict[str, str]:
     """The environment of an Airflow without servers: a database of its own, and our connections."""
     home = world / "airflow"
-    found = {name: connection(name) for name in ("amversion", "s3", "kserve", "kfp")}
-    conns = {
-        f"AIRFLOW_CONN_{name.upper()}_DEFAULT": json.dumps(
-            {
-                "conn_type": f"adin_{name}",
-                "host": conn.host,
-                "port": conn.port,
-                "login": conn.login,
-                "password": conn.password,
-                "schema": conn.schema,
-                "extra": dict(conn.extra),
-            }
-        )
-        for name, conn in found.items()
-    }
+    conns = variables(*map(connection, ("amversion", "s3", "kserve", "kfp")))
     environment = os.environ | conns | {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     environment |= {"AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "ADIN_HOME": str(world / "nowhere")}
     for key in [key for key in environment if key.startswith("ADIN_CONN_")]:

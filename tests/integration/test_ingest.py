@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pyarrow as pa
@@ -120,7 +121,8 @@ def test_a_corrected_raw_day_changes_only_the_days_it_touches():
 def test_a_complete_window_is_made_again_only_if_its_inputs_changed_or_somebody_asks():
     def run(**more):
         operator = SparkHiveIngestOperator(task_id="t", domain="meters", view="hourly", **more)
-        return operator.work(f"test-{uuid4().hex}", {})
+        task = SimpleNamespace(dag_id="d", run_id=uuid4().hex, task_id="t", map_index=-1, xcom_push=lambda **_: None)
+        return operator.execute({"ti": task})
 
     window = f"{DAY:%Y-%m-%d}/{DAY + timedelta(days=4):%Y-%m-%d}"
     put_good_days()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import one_try
 import psutil
 import pytest
 import test_ingest
@@ -20,6 +19,7 @@ from adin import connections, datasets
 from adin.connections import connection
 from adin.datasets.lake import Lake
 from adin.features import hdfs, hive, store
+from airflow_connections import offer
 from kfp_server import until
 from operator_cases import ABSENT
 from oracle import WINDOW, all_cases, write
@@ -91,11 +91,7 @@ def work(request, monkeypatch) -> Work:
         "BuildDataset": _build,
     }[request.param](request)
     monkeypatch.setattr(connections, "_CHOSEN", {})
-    for name in made.kind.connections:
-        conn = connection(name)
-        fields = ("host", "port", "login", "password", "schema")
-        told = {"conn_type": f"adin_{name}", **{field: getattr(conn, field) for field in fields}}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_DEFAULT", json.dumps(told | {"extra": dict(conn.extra)}))
+    offer(monkeypatch, *map(connection, made.kind.connections))
     return made
 
 
@@ -195,21 +191,8 @@ def test_a_backfill_on_the_stack_done_twice_leaves_the_same(work):
     assert work.same(work.run(f"backfill-{uuid4().hex}")) == work.same(first)
 
 
-#: One try, which obeys SIGTERM as Airflow's task process does. No fork: the HDFS client has threads of its own.
-_TRY = """
-import importlib, json, signal, sys
-from types import SimpleNamespace
-module, name, arguments, run_id = sys.argv[1:]
-operator = getattr(importlib.import_module(module), name)(task_id="t", **json.loads(arguments))
-signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
-task = SimpleNamespace(dag_id="ops", run_id=run_id, task_id="t", map_index=-1, xcom_push=lambda **_: None)
-operator.execute({"ti": task, "dag_run": SimpleNamespace(triggering_user_name=None), "params": {}})
-"""
-
-
 def _worker(work: Work, run_id: str = RUN) -> subprocess.Popen[bytes]:
-    told = [work.kind.__module__, work.kind.__qualname__, json.dumps(work.arguments), run_id]
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", _TRY, *told])
+    return one_try.start(work.kind, work.arguments, dag="ops", run=run_id)
 
 
 def _processes_of(key: str) -> list[int]:

@@ -1,30 +1,29 @@
-"""Spark jobs by spark-submit: named by their run key, their result kept in HDFS so that a retry finds it."""
+"""Spark jobs: named by their run key, their result kept in HDFS so that a retry finds it.
+
+By the connection ``spark`` a job's driver is a child of this process, or runs in a cluster (:mod:`.clusters`).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adin import errors
 from adin.connections import Connection, connection
-from adin.connections import environment as connections_environment
 from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
-from adin.features import hdfs
+from adin.features import clusters, hdfs
+from adin.features.spark_submit import spark_submit
 from adin.settings import ROOT, settings
 
 #: Before the one line on stderr by which a job says what was wrong, as JSON.
 ERROR_MARK = "ADIN-ERROR "
 _UNREACHABLE = re.compile(r"Connection refused|ConnectException|NoRouteToHost|UnknownHostException|SafeModeException")
+#: Seconds between two looks at a job in a cluster.
+_PAUSE = 2
 
 
 def run(
@@ -39,37 +38,65 @@ def run(
 
     :param key: run key; the Spark application's name, and the name of its result.
     :param arguments: what the job is to do, as JSON.
-    :param on_start: called with the process id of spark-submit.
+    :param on_start: called with the process id of spark-submit where the driver is its child.
     :raises DataError: the job found its input wrong.
     :raises ServiceError: a server did not answer; worth a retry.
     :raises RunFailedError: anything else; carries the end of the job's log.
     """
     if (found := result(key)) is not None:
         return found
-    command = _command(job, key, arguments, conn or connection("spark"))
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-            env=_environment(),
-        )
-        on_start(process.pid)
-        try:
-            code = process.wait()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-        output.seek(0)
-        log = output.read().decode(errors="replace")
+    conn = conn or connection("spark")
+    if (cluster := clusters.of(conn)) is not None:
+        return _follow(cluster, key, find(cluster, key) or submit(job, key=key, arguments=arguments, conn=conn))
+    options = ["--master", conn.host, "--name", key, "--deploy-mode", "client"]
+    payload = json.dumps({"key": key, "result": _result_path(key), **arguments})
+    code, log = spark_submit(options, _conf(conn), _script(job), payload, on_start)
     found = result(key)
     if code == 0 and found is not None:
         return found
-    raise _error(job, key, code, log)
+    raise _error(key, log)
+
+
+def submit(job: str, *, key: str, arguments: Mapping[str, Any], conn: Connection) -> str:
+    """Start a job in the cluster of a connection and return its application's id."""
+    cluster = clusters.of(conn)
+    assert cluster is not None
+    _script(job)
+    hdfs.delete(_told_path(key))
+    payload = json.dumps({"key": key, "result": _result_path(key), "tell": _told_path(key), **arguments})
+    return cluster.submit(key, _conf(conn), job, payload)
+
+
+def find(cluster: clusters.Cluster, key: str) -> str | None:
+    """Return the application that works under a run key, or has done so and left its result."""
+    found = cluster.find(key)
+    if found is None or cluster.states.get(cluster.state(found)) != clusters.SUCCEEDED:
+        return found
+    return found if result(key) is not None else None
+
+
+def failure(cluster: clusters.Cluster, key: str, application: str, word: str) -> AdinError:
+    """Return the error of an application that ended badly: what its driver told, else what the cluster says."""
+    try:
+        return _told(hdfs.read(_told_path(key)).decode())
+    except NotFoundError:
+        said = cluster.said(application)
+        return RunFailedError(f"Spark application {application} ({key}) ended {word}: {said}".rstrip(": "))
+
+
+def _follow(cluster: clusters.Cluster, key: str, application: str) -> dict[str, Any]:
+    try:
+        while (word := cluster.state(application)) and cluster.states.get(word) == clusters.RUNNING:
+            time.sleep(_PAUSE)
+    except ServiceError:
+        raise
+    except BaseException:
+        cluster.cancel(application)
+        raise
+    found = result(key)
+    if found is None:
+        raise failure(cluster, key, application, word)
+    return found
 
 
 def result(key: str) -> dict[str, Any] | None:
@@ -89,10 +116,18 @@ def _result_path(key: str) -> str:
     return f"/adin/jobs/{key}.json"
 
 
-def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection) -> list[str]:
+def _told_path(key: str) -> str:
+    return f"/adin/jobs/{key}.error"
+
+
+def _script(job: str) -> Path:
     script = ROOT / "include" / "spark" / f"{job}.py"
     if not script.is_file():
         raise NotFoundError(f"No Spark job {job!r} in {script.parent}.")
+    return script
+
+
+def _conf(conn: Connection) -> dict[str, str]:
     extra = conn.extra
     conf = {
         "spark.hadoop.fs.defaultFS": extra["namenode"],
@@ -121,42 +156,29 @@ def _command(job: str, key: str, arguments: Mapping[str, Any], conn: Connection)
             # listing many folders is one task a folder otherwise
             "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         }
-    conf |= {str(name): str(value) for name, value in extra.get("conf", {}).items()}
-    options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
-    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", conn.host, "--name", key]
-    deploy = ["--deploy-mode", str(extra.get("deploy_mode", "client"))]
-    payload = json.dumps({"key": key, "result": _result_path(key), **arguments})
-    return [*submit, *deploy, *options, str(script), payload]
+    return conf | {str(name): str(value) for name, value in (extra.get("conf") or {}).items()}
 
 
-def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {
-        **os.environ,
-        **connections_environment(),
-        "PATH": path,
-        "PYSPARK_PYTHON": sys.executable,
-        "PYTHONWARNINGS": "ignore",
-        # Feast instruments its classes with type checks at import, unless asserts are off: 6 s
-        "PYTHONOPTIMIZE": "1",
-        "TZ": "UTC",
-    }
+def failed(key: str, log: str, shown: str) -> AdinError:
+    """Return the error of a job that did not say what was wrong.
 
-
-def _die_with_parent() -> None:
-    """Let the kernel kill spark-submit when this process dies, so that no job goes on unwatched."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _error(job: str, key: str, code: int, log: str) -> AdinError:
-    for line in log.splitlines():
-        if line.startswith(ERROR_MARK):
-            told = json.loads(line.removeprefix(ERROR_MARK))
-            kind: type[AdinError] = getattr(errors, told["kind"], RunFailedError)
-            return kind(told["message"])
+    :param log: where a server that is away can be read from.
+    :param shown: what the error shows of it otherwise.
+    """
     if found := _UNREACHABLE.search(log):
         line = next(line for line in log.splitlines() if found[0] in line)
-        return ServiceError(f"Spark job {job} ({key}) reached no server: {line.strip()[:300]}", "Is the stack up?")
-    tail = "\n".join(log.splitlines()[-15:])
-    return RunFailedError(f"Spark job {job} ({key}) ended with code {code}:\n{tail}")
+        return ServiceError(f"Spark job {key} reached no server: {line.strip()[:300]}", "Is the stack up?")
+    return RunFailedError(f"Spark job {key} failed:\n{shown}")
+
+
+def _error(key: str, log: str) -> AdinError:
+    for line in log.splitlines():
+        if line.startswith(ERROR_MARK):
+            return _told(line.removeprefix(ERROR_MARK))
+    return failed(key, log, "\n".join(log.splitlines()[-15:]))
+
+
+def _told(text: str) -> AdinError:
+    told = json.loads(text)
+    kind: type[AdinError] = getattr(errors, told["kind"], RunFailedError)
+    return kind(told["message"])

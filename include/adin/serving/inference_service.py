@@ -1,32 +1,22 @@
 """KServe's InferenceService on Kubernetes: applied, followed to readiness, put back.
 
-Objects go by server-side apply under a field manager of ours, so that fields of others stay theirs. Annotations tell
-which piece of work applied the object, and what stood there before.
+Annotations tell which piece of work applied the object, and what stood there before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from adin.errors import AdinError, ConfigError, ConflictError, NotFoundError, ServiceError
+from adin.errors import NotFoundError
+from adin.kubernetes_objects import RUN_KEY, CustomObjects
 from adin.limits import Limits
 from adin.settings import settings
 
-MANAGER = "adin"
-RUN_KEY = "adin-mlops/run-key"
 #: The object as it was before: its specification and run key, JSON; empty for an object that was not there.
 FORMER = "adin-mlops/former"
-_GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
-_ERRORS: dict[int, type[AdinError]] = {
-    400: ConfigError,
-    401: ConfigError,
-    403: ConfigError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: ConfigError,
-}
+_KIND = ("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
 
 
 class InferenceServices:
@@ -37,17 +27,13 @@ class InferenceServices:
     """
 
     def __init__(self, client: Any, namespace: str) -> None:
-        from kubernetes.client import ApiClient, CustomObjectsApi
-
+        limits = Limits(settings().connect_timeout, settings().read_timeout)
         self.namespace = namespace
-        self._host = client.configuration.host
-        # the given client was made without, and takes it only when it is made
-        client.configuration.retries = Limits(*self._timeouts).repeats()
-        self._api = CustomObjectsApi(ApiClient(client.configuration))
+        self._objects = CustomObjects(client, _KIND, namespace, limits)
 
     def get(self, name: str) -> dict[str, Any]:
         """Return one; :raises NotFoundError: there is none of this name."""
-        return dict(self._call(self._api.get_namespaced_custom_object, *self._place, name))
+        return self._objects.get(name)
 
     def apply(self, name: str, spec: Mapping[str, Any], *, key: str, rehearse: bool = False) -> dict[str, Any]:
         """Bring an InferenceService to a specification and return it as stored.
@@ -64,7 +50,7 @@ class InferenceServices:
             marks = now["metadata"].get("annotations") or {}
             mine = marks.get(RUN_KEY) == key
             former = marks.get(FORMER, "") if mine else json.dumps({"spec": now["spec"], "key": marks.get(RUN_KEY, "")})
-        return self._put(name, spec, {RUN_KEY: key, FORMER: former}, rehearse=rehearse)
+        return self._objects.apply(name, spec, {RUN_KEY: key, FORMER: former}, rehearse=rehearse)
 
     def put_back(self, name: str, key: str) -> None:
         """Undo what the work under a key applied, unless somebody else has applied something since."""
@@ -75,53 +61,10 @@ class InferenceServices:
         if marks.get(RUN_KEY) != key:
             return
         if not marks.get(FORMER):
-            self._call(self._api.delete_namespaced_custom_object, *self._place, name)
+            self._objects.delete(name)
             return
         former = json.loads(marks[FORMER])
-        self._put(name, former["spec"], {RUN_KEY: former["key"], FORMER: ""})
-
-    @property
-    def _timeouts(self) -> tuple[float, float]:
-        return settings().connect_timeout, settings().read_timeout
-
-    @property
-    def _place(self) -> tuple[str, str, str, str]:
-        return _GROUP, _VERSION, self.namespace, _PLURAL
-
-    def _put(
-        self, name: str, spec: Mapping[str, Any], marks: Mapping[str, str], *, rehearse: bool = False
-    ) -> dict[str, Any]:
-        body = {
-            "apiVersion": f"{_GROUP}/{_VERSION}",
-            "kind": "InferenceService",
-            "metadata": {"name": name, "namespace": self.namespace, "annotations": dict(marks)},
-            "spec": dict(spec),
-        }
-        more = {"dry_run": "All"} if rehearse else {}
-        answer = self._call(
-            self._api.patch_namespaced_custom_object,
-            *self._place,
-            name,
-            body,
-            field_manager=MANAGER,
-            force=True,
-            _content_type="application/apply-patch+yaml",
-            _preload_content=False,  # the client knows no answer to an object that is new (201), and returns None
-            **more,
-        )
-        return dict(json.loads(answer.data))
-
-    def _call(self, method: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        try:
-            return method(*args, **named, _request_timeout=self._timeouts)
-        except ApiException as error:
-            kind = _ERRORS.get(error.status or 0, ServiceError)
-            raise kind(f"Kubernetes at {self._host}: {error.status} {_said(error)}") from None
-        except (HTTPError, OSError) as error:
-            raise ServiceError(f"Kubernetes at {self._host} does not answer: {error}.", "Is it up?") from None
+        self._objects.apply(name, former["spec"], {RUN_KEY: former["key"], FORMER: ""})
 
 
 def standing(found: Mapping[str, Any], key: str, generation: int) -> str:
@@ -146,10 +89,3 @@ def standing(found: Mapping[str, Any], key: str, generation: int) -> str:
         return transition
     ready = {each["type"]: each["status"] for each in status.get("conditions", ())}.get("Ready")
     return "Ready" if ready == "True" else "NotReady"
-
-
-def _said(error: Any) -> str:
-    try:
-        return str(json.loads(error.body)["message"])[:500]
-    except (TypeError, ValueError, KeyError):
-        return str(error.reason)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -93,25 +92,22 @@ class Cluster:
         self.kept = {}
         self.told = {}
 
-    def get_namespaced_custom_object(self, group, version, namespace, plural, name, **_):
+    def get(self, name):
         if name not in self.kept:
             raise NotFoundError(name)
         return copy.deepcopy(self.kept[name] | {"status": self.told})
 
-    def patch_namespaced_custom_object(self, group, version, namespace, plural, name, body, dry_run="", **options):
-        assert options["_content_type"] == "application/apply-patch+yaml"
-        assert options["field_manager"] == "adin"
-        if "predictor" not in body["spec"]:
+    def apply(self, name, spec, annotations, *, rehearse=False):
+        if "predictor" not in spec:
             raise ConfigError("422 spec.predictor: Required value")
         old = self.kept.get(name, {"spec": None, "metadata": {"generation": 0}})
-        changed = old["spec"] != body["spec"]
-        new = copy.deepcopy(body)
-        new["metadata"]["generation"] = old["metadata"]["generation"] + changed
-        if not dry_run:
+        generation = old["metadata"]["generation"] + (old["spec"] != spec)
+        new = {"metadata": {"annotations": dict(annotations), "generation": generation}, "spec": copy.deepcopy(spec)}
+        if not rehearse:
             self.kept[name] = new
-        return SimpleNamespace(data=json.dumps(new))
+        return new
 
-    def delete_namespaced_custom_object(self, group, version, namespace, plural, name, **_):
+    def delete(self, name):
         del self.kept[name]
 
 
@@ -121,8 +117,7 @@ def cluster(monkeypatch):
 
     def services(self):
         made = object.__new__(inference_service.InferenceServices)
-        made.namespace, made._host, made._api = self.namespace, "here", found
-        made._call = lambda method, *args, **named: method(*args, **named)
+        made._objects = found
         return made
 
     monkeypatch.setattr(InferenceServiceOperator, "_services", services)

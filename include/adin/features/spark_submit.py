@@ -1,0 +1,81 @@
+"""spark-submit as a child of this process: it ends when this process does."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from adin.connections import environment as connections_environment
+
+
+def spark_submit(
+    options: Sequence[str],
+    conf: Mapping[str, str],
+    script: Path,
+    payload: str,
+    on_start: Callable[[int], None] = lambda _: None,
+) -> tuple[int, str]:
+    """Run it to its end; return its exit code and its log.
+
+    :param options: what is no property of Spark's, such as ``--master``.
+    :param conf: properties. They go by a file that only this user can read: what stands in a command line all can see.
+    :param payload: the script's one argument.
+    :param on_start: called with the process id.
+    """
+    with tempfile.TemporaryDirectory() as own, tempfile.TemporaryFile() as output:
+        properties = Path(own, "spark.properties")
+        properties.write_text("".join(f"{name} {_escaped(value)}\n" for name, value in conf.items()))
+        files = ["--properties-file", str(properties), "--load-spark-defaults"]
+        program = str(Path(sys.executable).with_name("spark-submit"))
+        process = subprocess.Popen(
+            [program, *options, *files, str(script), payload],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            env=_environment(own),
+        )
+        on_start(process.pid)
+        try:
+            code = process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        output.seek(0)
+        return code, output.read().decode(errors="replace")
+
+
+def _escaped(value: str) -> str:
+    """Return a value as Java's properties files have it."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _environment(conf: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {
+        # spark-submit asks for it where the master is YARN; all that would stand there is in the connection
+        "HADOOP_CONF_DIR": conf,
+        **os.environ,
+        **connections_environment(),
+        "PATH": path,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONWARNINGS": "ignore",
+        # Feast instruments its classes with type checks at import, unless asserts are off: 6 s
+        "PYTHONOPTIMIZE": "1",
+        "TZ": "UTC",
+    }
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill spark-submit when this process dies, so that no job goes on unwatched."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,105 @@
+"""A real YARN of one resource manager and one node, which runs containers as its own child processes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from adin.connections import Connection, connection
+from adin.stack.layout import hadoop_class_path, java, site_packages
+from kfp_server import until
+from redis_server import free_port
+
+_SERVERS = "org.apache.hadoop.yarn.server"
+_MAINS = (f"{_SERVERS}.resourcemanager.ResourceManager", f"{_SERVERS}.nodemanager.NodeManager")
+
+
+@contextmanager
+def yarn(folder: Path) -> Iterator[Connection]:
+    """Yield the stack's connection ``spark``, with YARN in cluster mode as its master."""
+    ports = {
+        f"yarn.{name}": f"127.0.0.1:{free_port()}"
+        for name in (
+            "resourcemanager.address",
+            "resourcemanager.scheduler.address",
+            "resourcemanager.resource-tracker.address",
+            "resourcemanager.admin.address",
+            "resourcemanager.webapp.address",
+            "nodemanager.address",
+            "nodemanager.localizer.address",
+            "nodemanager.webapp.address",
+        )
+    }
+    options = ports | {
+        "yarn.resourcemanager.hostname": "127.0.0.1",
+        "yarn.resourcemanager.bind-host": "127.0.0.1",
+        "yarn.nodemanager.hostname": "127.0.0.1",
+        "yarn.nodemanager.bind-host": "127.0.0.1",
+        "yarn.nodemanager.local-dirs": folder / "local",
+        "yarn.nodemanager.log-dirs": folder / "logs",
+        "yarn.nodemanager.resource.memory-mb": 6144,
+        "yarn.nodemanager.resource.cpu-vcores": 4,
+        "yarn.nodemanager.vmem-check-enabled": "false",
+        "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 99,
+        # a stopped container is killed at once, not after a quarter of a second's patience and its own clean-up
+        "yarn.nodemanager.sleep-delay-before-sigkill.ms": 100,
+        "yarn.scheduler.minimum-allocation-mb": 256,
+        "yarn.resourcemanager.scheduler.class": f"{_SERVERS}.resourcemanager.scheduler.fifo.FifoScheduler",
+        "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": 100,
+    }
+    conn = connection("spark")
+    _write(folder / "yarn-site.xml", options)
+    _write(folder / "core-site.xml", {"fs.defaultFS": conn.extra["namenode"], "hadoop.tmp.dir": folder / "tmp"})
+    address = f"http://{ports['yarn.resourcemanager.webapp.address']}"
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for main in _MAINS:
+            small = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+            opens = ["--add-opens=java.base/java.lang=ALL-UNNAMED"]
+            command = [str(java()), *small, *opens, "-cp", hadoop_class_path(folder), main]
+            with (folder / f"{main.rpartition('.')[2]}.log").open("wb") as log:
+                running.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
+        until(lambda: _nodes(address), seconds=120)
+        conf = {
+            **{f"spark.hadoop.{name}": value for name, value in ports.items() if "resourcemanager" in name},
+            **{"spark.driver.memory": "1g", "spark.executor.memory": "1g", "spark.executor.instances": "1"},
+            # the node has Spark where we have it: nothing is uploaded
+            "spark.yarn.jars": f"local:{site_packages()}/pyspark/jars/*",
+            # the address of the machine's own name may lead elsewhere
+            **{f"spark.{each}.SPARK_LOCAL_IP": "127.0.0.1" for each in ("yarn.appMasterEnv", "executorEnv")},
+        }
+        yield replace(
+            conn,
+            host="yarn",
+            extra={**conn.extra, "deploy_mode": "cluster", "resourcemanager": address, "conf": conf},
+        )
+    finally:
+        for process in reversed(running):
+            process.kill()
+            process.wait(60)
+
+
+def applications(conn: Connection) -> dict[str, dict[str, Any]]:
+    """Return what the resource manager knows, by id."""
+    found = urllib3.request("GET", f"{conn.extra['resourcemanager']}/ws/v1/cluster/apps").json()
+    return {app["id"]: app for app in (found.get("apps") or {}).get("app", ())}
+
+
+def _nodes(address: str) -> bool:
+    try:
+        found = urllib3.request("GET", f"{address}/ws/v1/cluster/nodes", retries=False, timeout=5).json()
+    except urllib3.exceptions.HTTPError:
+        return False
+    return any(node["state"] == "RUNNING" for node in (found.get("nodes") or {}).get("node", ()))
+
+
+def _write(path: Path, options: dict[str, Any]) -> None:
+    each = "".join(
+        f"<property><name>{name}</name><value>{value}</value></property>\n" for name, value in options.items()
+    )
+    path.write_text(f"<configuration>\n{each}</configuration>\n")
