@@ -117,17 +117,22 @@ def _get(conn: Connection, path: str) -> str:
 class SparkHook(AdinHook):
     """Adin Spark and Hive.
 
-    The test asks HDFS and the metastore, on which the jobs work.
+    The test asks HDFS and the metastore, on which the jobs work, and the cluster that runs their drivers.
     """
 
     name = "spark"
 
     def probe(self, conn: Connection) -> str:
-        from adin.features import hdfs, hive
+        from adin.features import clusters, hdfs, hive
 
         raw = "with" if hdfs.exists(settings().raw_root) else "no"
         tables = hive.tables("default")
-        return f"HDFS answers ({raw} {settings().raw_root}), metastore answers ({len(tables)} tables)"
+        said = f"HDFS answers ({raw} {settings().raw_root}), metastore answers ({len(tables)} tables)"
+        cluster = clusters.of(conn)
+        if cluster is None:
+            return said
+        cluster.find("no-such-key")
+        return f"{said}, {type(cluster).__name__} answers"
 
 
 class FeastHook(AdinHook):

@@ -44,13 +44,23 @@ _SCHEME = {"scheme": ("Scheme", _choice("http", "https"), "")}
 _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dict[str, Any], str]]]] = {
     "spark": (
         "Adin Spark and Hive",
-        {"host": "Master"},
-        ["login", "password", "schema", "port"],
+        {"host": "Master", "password": "Kubernetes token"},
+        ["login", "schema", "port"],
         {
             "namenode": ("HDFS", _TEXT, "hdfs://host:port"),
             "metastore": ("Hive metastore", _TEXT, "thrift://host:port"),
             "warehouse": ("Warehouse", _TEXT, "HDFS folder of Hive tables, hdfs://host:port/folder"),
-            "deploy_mode": ("Deploy mode", _choice("client", "cluster"), "Where the driver runs."),
+            "deploy_mode": (
+                "Deploy mode",
+                _choice("client", "cluster"),
+                "Where the driver runs: with the task, or in YARN or Kubernetes, where no worker waits for it.",
+            ),
+            "resourcemanager": ("YARN: resource manager", _TEXT, "Cluster mode: http(s)://host:port of its web API."),
+            "python": ("YARN: Python", _TEXT, "Path on the nodes of a Python with our packages. Empty: as here."),
+            "namespace": ("Kubernetes: namespace", _TEXT, "Cluster mode: of the SparkApplications. Empty: default."),
+            "image": ("Kubernetes: image", _TEXT, "Cluster mode: the image that has our code."),
+            "ca": ("Kubernetes: CA", _TEXT, "File of the certificate authority. Empty: the system's."),
+            **_LIMITS,
         },
     ),
     "feast": (
