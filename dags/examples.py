@@ -143,7 +143,6 @@ example(
     pipeline="train_only",
     arguments={"problem": "{{ params.problem }}", "dataset": "{{ params.dataset }}"},
     experiment="experimental",
-    deferrable=True,
     plan_only=True,
 )
 example(
@@ -189,5 +188,4 @@ example(
     spec={
         "predictor": {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": "{{ params.storage }}"}},
     },
-    deferrable=True,
 )

@@ -122,7 +122,6 @@ def make(spec: Domain) -> None:
                     domain=spec.name,
                     view=table,
                     window=span,
-                    deferrable=True,
                     doc_md=f"Runs `{table}.sql`; writes staged days, checked. If it fails, mend the raw file it names.",
                 ).output
                 for table in spec.tables

@@ -106,6 +106,7 @@ def make(spec: Problem) -> None:
             target="{{ ti.xcom_pull('plan')['version'] }}",
             reason="{{ params.reason }}",
             by="{{ dag_run.triggering_user_name or 'airflow' }}",
+            deferrable=False,  # somebody is waiting, and the way through the triggerer costs seconds
             doc_md="The KFP run: stop training, pin, load, probe, log. If it fails, clear it: nothing is done twice.",
         )
         if spec.rollback.approval:

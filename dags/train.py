@@ -152,7 +152,6 @@ def make(spec: Problem, source: Domain) -> None:
             pipeline=pipeline,
             arguments={"problem": spec.name, "dataset": commit, **spec.train.limits},
             timeout=spec.train.timeout.total_seconds() + timedelta(minutes=30).total_seconds(),
-            deferrable=True,
             doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",
         )
         slot.between(spec, explore, run, "wait_for_slot_again")  # the hours may be over when the dataset is there

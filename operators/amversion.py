@@ -129,7 +129,7 @@ class AmversionRollbackOperator(KfpRunOperator):
     :param by: who asked. Default ``airflow`` (templated).
     :param poll_interval: seconds between two looks at the run. Default 0.5.
     :param timeout: give up after this many seconds; the run is terminated. Default 600.
-    :param deferrable: free the worker while waiting. Default False.
+    :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :returns: id of the Kubeflow run.
     :raises RefusedError: only from a plan: the target cannot be loaded; says why.
     :raises RunFailedError: the run failed, was cancelled, or vanished; a swap that failed was undone.

@@ -16,6 +16,7 @@ from adin.airflow.hooks import activate
 from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
 from adin.run_key import run_key
 from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 #: Namespace and name of something that is read or written, as OpenLineage has them.
@@ -133,7 +134,7 @@ class ExternalRunOperator(KeyedOperator):
 
     :param poll_interval: seconds between two looks at the job. Default 5.
     :param timeout: give up after this many seconds; the job is cancelled. Default 3600.
-    :param deferrable: free the worker while waiting. Default False.
+    :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :raises RunFailedError: the job failed, was cancelled, vanished, or did not end in time.
     :raises ServiceError: the system does not answer; the next try finds the job again.
     """
@@ -142,7 +143,12 @@ class ExternalRunOperator(KeyedOperator):
     states: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
-        self, *, poll_interval: float = 5, timeout: float = 3600, deferrable: bool = False, **kwargs: Any
+        self,
+        *,
+        poll_interval: float = 5,
+        timeout: float = 3600,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.poll_interval = poll_interval

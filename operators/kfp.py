@@ -71,7 +71,7 @@ class KfpRunOperator(_KfpOperator):
     :param experiment: KFP experiment; tells production from experimental runs. Default ``production`` (templated).
     :param poll_interval: seconds between two looks at the run. Default 5.
     :param timeout: give up after this many seconds; the run is terminated. Default 3600.
-    :param deferrable: free the worker while waiting. Default False.
+    :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :returns: the run's id.
     :raises ConfigError: an argument is unknown or of a wrong type, or the token is refused.
     :raises RunFailedError: the run ended FAILED, SKIPPED or CANCELED; carries the first failing step and its log.
@@ -123,7 +123,7 @@ class KfpRetryOperator(_KfpOperator):
     :param run: id of the run (templated).
     :param poll_interval: seconds between two looks at the run. Default 5.
     :param timeout: give up after this many seconds; the run is terminated. Default 3600.
-    :param deferrable: free the worker while waiting. Default False.
+    :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :returns: the run's id.
     :raises NotFoundError: there is no such run.
     :raises RunFailedError: it ended badly again; carries the first failing step and its log.

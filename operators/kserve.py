@@ -83,7 +83,7 @@ class InferenceServiceOperator(ExternalRunOperator):
     :param conn_id: connection of Airflow's Kubernetes provider. Default ``kubernetes_default``.
     :param poll_interval: seconds between two looks. Default 5.
     :param timeout: give up after this many seconds and put back what was there. Default 3600.
-    :param deferrable: free the worker while waiting. Default False.
+    :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :returns: ``service``, ``namespace``, ``generation`` and ``url``.
     :raises ConfigError: Kubernetes refuses the specification, or the sign-in.
     :raises RunFailedError: the model cannot be loaded, somebody else applied another, or it was deleted.

@@ -30,7 +30,8 @@ class SparkHiveIngestOperator(ExternalRunOperator):
     :param window: ``start/end``, UTC. Default the run's own (templated).
     :param poll_interval: seconds between two looks at the job. Default 5.
     :param timeout: give up after this many seconds; the job is cancelled. Default 3600.
-    :param deferrable: free the worker while waiting, in cluster mode. Default False.
+    :param deferrable: free the worker while waiting, in cluster mode. Default Airflow's
+        ``[operators] default_deferrable``.
     :returns: ``application_id``, the name Spark gave the job; ``location``, ``columns``, ``partitions`` (rows and
         fingerprint per day), ``violations`` of quality rules; ``unchanged`` where no job was run.
     :raises DataError: raw data is missing, unreadable or of another schema; names the file.

@@ -307,7 +307,7 @@ def _alerts() -> Service:
 
 
 def airflow_environment() -> dict[str, str]:
-    """Return the environment of every Airflow process of this stack."""
+    """Return the environment of every Airflow process of this stack; ``AIRFLOW__*`` of this one's comes before ours."""
     made = credentials()
     url = f"http://{HOST}:{port('airflow')}"
     options = {
@@ -341,6 +341,8 @@ def airflow_environment() -> dict[str, str]:
         "scheduler.task_instance_heartbeat_timeout": "90",
         "scheduler.orphaned_tasks_check_interval": "30",
         "triggerer.default_capacity": "50",
+        # no worker is held by a run that goes on elsewhere
+        "operators.default_deferrable": "True",
     }
     if monitored():
         options |= {
@@ -353,7 +355,8 @@ def airflow_environment() -> dict[str, str]:
         }
     named = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}
     path = f"{ROOT / '.venv' / 'bin'}:{java().parent}:{os.environ['PATH']}"
-    return _adin() | named | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}
+    given = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW__")}
+    return _adin() | named | given | {"AIRFLOW_HOME": str(home("airflow")), "PATH": path}
 
 
 def _adin() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""A real YARN of one resource manager and one node, which runs containers as its own child processes."""
+"""Real clusters for Spark on this machine: YARN, and Spark's own."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ _MAINS = (f"{_SERVERS}.resourcemanager.ResourceManager", f"{_SERVERS}.nodemanage
 
 @contextmanager
 def yarn(folder: Path) -> Iterator[Connection]:
-    """Yield the stack's connection ``spark``, with YARN in cluster mode as its master."""
+    """Yield the stack's connection ``spark``, with YARN in cluster mode as its master.
+
+    It has one node, which runs containers as its own child processes.
+    """
     ports = {
         f"yarn.{name}": f"127.0.0.1:{free_port()}"
         for name in (
@@ -56,14 +60,8 @@ def yarn(folder: Path) -> Iterator[Connection]:
     _write(folder / "yarn-site.xml", options)
     _write(folder / "core-site.xml", {"fs.defaultFS": conn.extra["namenode"], "hadoop.tmp.dir": folder / "tmp"})
     address = f"http://{ports['yarn.resourcemanager.webapp.address']}"
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for main in _MAINS:
-            small = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-            opens = ["--add-opens=java.base/java.lang=ALL-UNNAMED"]
-            command = [str(java()), *small, *opens, "-cp", hadoop_class_path(folder), main]
-            with (folder / f"{main.rpartition('.')[2]}.log").open("wb") as log:
-                running.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
+    commands = [["-cp", hadoop_class_path(folder), main] for main in _MAINS]
+    with _running(folder, commands):
         until(lambda: _nodes(address), seconds=120)
         conf = {
             **{f"spark.hadoop.{name}": value for name, value in ports.items() if "resourcemanager" in name},
@@ -78,6 +76,45 @@ def yarn(folder: Path) -> Iterator[Connection]:
             host="yarn",
             extra={**conn.extra, "deploy_mode": "cluster", "resourcemanager": address, "conf": conf},
         )
+
+
+@contextmanager
+def standalone(folder: Path) -> Iterator[Connection]:
+    """Yield the stack's connection ``spark``, with a stand-alone cluster of one worker as its master."""
+    port, web = free_port(), free_port()
+    master, jars = f"spark://127.0.0.1:{port}", f"{site_packages()}/pyspark/jars/*"
+    listens = ["--host", "127.0.0.1", "--webui-port"]
+    offers = ["--cores", "2", "--memory", "1g", "--work-dir", str(folder / "work")]
+    commands = [
+        ["-cp", jars, "org.apache.spark.deploy.master.Master", *listens, str(web), "--port", str(port)],
+        ["-cp", jars, "org.apache.spark.deploy.worker.Worker", *listens, "0", *offers, master],
+    ]
+    conn = connection("spark")
+    conf = {"spark.executor.memory": "512m", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    spark = {"SPARK_HOME": f"{site_packages()}/pyspark", "SPARK_SCALA_VERSION": "2.13", "SPARK_LOCAL_IP": "127.0.0.1"}
+    with _running(folder, commands, **spark):
+        until(lambda: _workers(f"http://127.0.0.1:{web}"), seconds=120)
+        yield replace(conn, host=master, extra={**conn.extra, "conf": conf})
+
+
+@contextmanager
+def _running(folder: Path, commands: list[list[str]], **environment: str) -> Iterator[None]:
+    """Run Java programs until the end of the block."""
+    small = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--add-opens=java.base/java.lang=ALL-UNNAMED"]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate(commands):
+            with (folder / f"{number}.log").open("wb") as log:
+                running.append(
+                    subprocess.Popen(
+                        [str(java()), *small, *command],
+                        stdout=log,
+                        stderr=log,
+                        cwd=folder,
+                        env=os.environ | environment,
+                    )
+                )
+        yield
     finally:
         for process in reversed(running):
             process.kill()
@@ -96,6 +133,14 @@ def _nodes(address: str) -> bool:
     except urllib3.exceptions.HTTPError:
         return False
     return any(node["state"] == "RUNNING" for node in (found.get("nodes") or {}).get("node", ()))
+
+
+def _workers(address: str) -> bool:
+    try:
+        found = urllib3.request("GET", f"{address}/json/", retries=False, timeout=5).json()
+    except urllib3.exceptions.HTTPError:
+        return False
+    return bool(found["aliveworkers"])
 
 
 def _write(path: Path, options: dict[str, Any]) -> None:

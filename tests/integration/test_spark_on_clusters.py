@@ -1,4 +1,4 @@
-"""An ingest whose driver runs in a real YARN: nobody waits for it, and whoever comes later finds it."""
+"""An ingest in real clusters. Where the driver runs there too nobody waits for it, and whoever comes finds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adin.features import hive, jobs, publish
 from airflow.sdk.exceptions import TaskDeferred
 from airflow_connections import offer
 from kfp_server import until
-from yarn_server import applications, yarn
+from spark_clusters import applications, standalone, yarn
 
 from operators.spark_hive import SparkHiveIngestOperator
 
@@ -27,17 +27,18 @@ table = test_ingest.table
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def yarn_cluster(tmp_path_factory):
     with yarn(tmp_path_factory.mktemp("yarn")) as conn:
         yield conn
 
 
-@pytest.fixture(autouse=True)
-def on_yarn(cluster, table, monkeypatch):
+@pytest.fixture
+def cluster(yarn_cluster, table, monkeypatch):
     monkeypatch.setattr(connections, "_CHOSEN", {})
-    offer(monkeypatch, cluster, connection("feast"))
-    monkeypatch.setenv("ADIN_CONN_SPARK", cluster.uri)
+    offer(monkeypatch, yarn_cluster, connection("feast"))
+    monkeypatch.setenv("ADIN_CONN_SPARK", yarn_cluster.uri)
     test_ingest.put_good_days()
+    return yarn_cluster
 
 
 def ingest(*, days: int = 4, **more: Any) -> SparkHiveIngestOperator:
@@ -113,3 +114,12 @@ def test_a_killed_task_kills_its_application_sync_and_deferred_and_a_stop_outsid
     until(lambda: state(app) == "KILLED", seconds=30)
     assert jobs.result(operator._key or "") is None
     assert hive.partitions("meters.hourly") == {}
+
+
+def test_a_stand_alone_cluster_gives_the_partitions_that_a_local_master_gives(table, tmp_path):
+    test_ingest.put_good_days()
+    local = test_ingest.ingest(0, 4)
+    with standalone(tmp_path) as conn, connections.trying(conn):
+        found = test_ingest.ingest(0, 4)
+    assert found["application_id"].startswith("app-"), "the name a master gives"
+    assert found["partitions"] == local["partitions"]
