@@ -26,6 +26,8 @@ from adin.settings import ROOT, settings
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 
+#: What YARN unpacks beside a job; the user's own archives are kept.
+_ARCHIVES = "spark.yarn.dist.archives"
 #: Services a driver or an executor may ask.
 _SERVICES = ("spark", "feast", "s3")
 
@@ -121,13 +123,12 @@ class Yarn:
 
     def submit(self, key: str, conf: Mapping[str, str], job: str, payload: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            code = _code(Path(folder))
+            archives = [f"{_code(Path(folder))}#adin", *filter(None, [conf.get(_ARCHIVES)])]
             told = {
                 # one try: the next is the task's
                 "spark.yarn.maxAppAttempts": "1",
                 "spark.yarn.tags": key,
                 "spark.yarn.submit.waitAppCompletion": "false",
-                "spark.yarn.dist.archives": f"{code}#adin",
                 "spark.pyspark.python": str(self._extra.get("python") or sys.executable),
                 # connections go by the environment
                 "spark.redaction.regex": "(?i)secret|password|token|access[.]?key|ADIN_CONN",
@@ -136,7 +137,8 @@ class Yarn:
             for name, value in {**_environment(), **path}.items():
                 told[f"spark.yarn.appMasterEnv.{name}"] = told[f"spark.executorEnv.{name}"] = value
             options = ["--master", "yarn", "--deploy-mode", "cluster", "--name", key]
-            status, log = spark_submit(options, {**told, **conf}, ROOT / "include" / "spark" / f"{job}.py", payload)
+            given = {**told, **conf, _ARCHIVES: ",".join(archives)}
+            status, log = spark_submit(options, given, ROOT / "include" / "spark" / f"{job}.py", payload)
         if found := self.find(key):
             return found
         tail = "\n".join(log.splitlines()[-15:])
@@ -215,7 +217,8 @@ class Kubernetes:
 
     def submit(self, key: str, conf: Mapping[str, str], job: str, payload: str) -> str:
         """Start it under a name that counts the tries, so that of two who do so at once one is refused."""
-        name = f"adin-{key[-16:]}-{len(self._objects.find(key))}"
+        tries = [int(each["metadata"]["name"].rpartition("-")[2]) for each in self._objects.find(key)]
+        name = f"adin-{key[-16:]}-{max(tries, default=0) + 1}"
         made = self._objects.create(name, self._spec(conf, job, payload), {RUN_KEY: key})
         return str(made["metadata"]["name"])
 

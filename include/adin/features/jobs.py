@@ -5,6 +5,7 @@ By the connection ``spark`` a job's driver is a child of this process, or runs i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -86,12 +87,14 @@ def failure(cluster: clusters.Cluster, key: str, application: str, word: str) ->
 
 def _follow(cluster: clusters.Cluster, key: str, application: str) -> dict[str, Any]:
     try:
-        while (word := cluster.state(application)) and cluster.states.get(word) == clusters.RUNNING:
+        # a word that nobody knows is no end; the task's own timeout is the limit
+        while cluster.states.get(word := cluster.state(application), clusters.RUNNING) == clusters.RUNNING:
             time.sleep(_PAUSE)
-    except ServiceError:
+    except AdinError:  # gone, or the cluster does not answer: the next try looks again
         raise
     except BaseException:
-        cluster.cancel(application)
+        with contextlib.suppress(AdinError):
+            cluster.cancel(application)
         raise
     found = result(key)
     if found is None:

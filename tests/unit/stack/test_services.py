@@ -121,3 +121,9 @@ def test_a_password_within_an_extra_of_a_connection_is_hidden_by_airflow() -> No
         if any(secret in str(value) for secret in secrets)
     }
     assert telling == set(hidden)
+
+
+def test_options_of_airflow_in_the_environment_come_before_the_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert services.airflow_environment()["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] == "True"
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
+    assert services.airflow_environment()["AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"] == "False"
