@@ -19,6 +19,7 @@ ROWS = (
     "online_writer",
     "increment",
     "online_read",
+    "point_in_time",
     "drift",
 )
 

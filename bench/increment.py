@@ -20,7 +20,10 @@ PARTS = (0.01, 0.1)
 def measure() -> list[dict[str, Any]]:
     """Return seconds of the next day's load after the same full load of both."""
     with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
-        sides = {name: project.Project(Path(folder) / name, conn, ours=name == "ours") for name in ("ours", "stock")}
+        sides = {
+            name: project.Project(Path(folder) / name, conn, engine)
+            for name, engine in (("ours", "ours"), ("stock", "local"))
+        }
         spent: dict[tuple[str, float], list[float]] = {}
         after: dict[float, list[Any]] = {}
         for attempt in range(ROUNDS):

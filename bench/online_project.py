@@ -64,13 +64,40 @@ def rows(count: int = ROWS, *, day: int = 0, start: int = 0) -> pa.Table:
     return pa.table({**keys, **values, "event_timestamp": times[0], "created_timestamp": times[1]})
 
 
+#: Engine, and what Feast is told of it: the engine itself and the offline store it reads by.
+_ENGINES: dict[str, dict[str, Any]] = {
+    "ours": {
+        "batch_engine": {"type": "adin.features.feast_online.ArrowEngine"},
+        "offline_store": {"type": "dask"},
+    },
+    "local": {"offline_store": {"type": "dask"}},
+    "spark": {
+        "batch_engine": {"type": "spark.engine"},
+        "offline_store": {
+            "type": "spark",
+            "spark_conf": {
+                "spark.master": "local[2]",
+                "spark.driver.memory": settings().spark_driver_memory,
+                "spark.driver.bindAddress": "127.0.0.1",
+                "spark.driver.host": "127.0.0.1",
+                "spark.sql.session.timeZone": "UTC",
+                "spark.sql.shuffle.partitions": "4",
+                "spark.ui.enabled": "false",
+                "spark.ui.showConsoleProgress": "false",
+                "spark.log.level": "ERROR",
+            },
+        },
+    },
+}
+
+
 class Project:
     """Feast on a Parquet file and a Redis.
 
-    :param ours: with our engine, else with Feast's local one.
+    :param engine: ``ours``, or Feast's ``local`` or ``spark``.
     """
 
-    def __init__(self, folder: Path, conn: Connection, *, ours: bool) -> None:
+    def __init__(self, folder: Path, conn: Connection, engine: str) -> None:
         import_feast()
         from adin.features.store import _redis
         from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType, types
@@ -78,20 +105,23 @@ class Project:
 
         folder.mkdir()
         self._file = folder / "rows.parquet"
-        engine = {"batch_engine": {"type": "adin.features.feast_online.ArrowEngine"}} if ours else {}
         config = RepoConfig(
             project=settings().project,
             provider="local",
             registry={"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}"},
             online_store={"type": "redis", "connection_string": _redis(conn)},
-            offline_store={"type": "dask"},
             entity_key_serialization_version=3,
-            **engine,
+            **_ENGINES[engine],
         )
         self.feast = FeatureStore(config=config)
         self.put(rows(1))
         times = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
-        source = FileSource(name="rows", path=str(self._file), **times)
+        if engine == "spark":
+            from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+            source: Any = SparkSource(name="rows", path=str(self._file), file_format="parquet", **times)
+        else:
+            source = FileSource(name="rows", path=str(self._file), **times)
         entity = Entity(name="id", join_keys=["id"], value_type=ValueType.INT64)
         schema = [Field(name=name, dtype=getattr(types, kind)) for name, kind in VIEW.features]
         view = FeatureView(name="bench", entities=[entity], ttl=timedelta(0), schema=schema, source=source)

@@ -28,7 +28,7 @@ def measure() -> list[dict[str, Any]]:
     random = np.random.default_rng(5)
     found = []
     with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
-        feast = project.Project(Path(folder) / "stock", conn, ours=False).feast
+        feast = project.Project(Path(folder) / "stock", conn, "local").feast
         writer.write(project.VIEW, project.rows(), conn=conn)
         reader = OnlineReader(service, conn)
         bare = Redis(conn.host, conn.port or 0, password=conn.password)

@@ -21,15 +21,16 @@ def measure() -> list[dict[str, Any]]:
     """Return rows a second of Feast's materialization with either engine, and of a table in memory by either writer."""
     table = project.rows()
     with tempfile.TemporaryDirectory() as folder, redis(Path(folder), kept=False) as conn:
-        sides = {name: project.Project(Path(folder) / name, conn, ours=name == "ours") for name in ("ours", "stock")}
+        sides = {name: project.Project(Path(folder) / name, conn, name) for name in ("ours", "local", "spark")}
         for side in sides.values():
             side.put(table)
         stream = _encoded(table)
         ways = {
             "ours": sides["ours"].materialize,
-            "stock": sides["stock"].materialize,
+            "stock": sides["local"].materialize,
+            "stock_spark": sides["spark"].materialize,
             "ours_table": lambda: _write(table, conn),
-            "stock_table": lambda: _feast(sides["stock"].feast, table),
+            "stock_table": lambda: _feast(sides["local"].feast, table),
             "limit": lambda: _send(stream, conn),
         }
         written = {}
@@ -50,6 +51,7 @@ def measure() -> list[dict[str, Any]]:
     note = f"{project.ROWS:,} rows x {len(project.NAMES)} features"
     shown = [
         ("online_writer", rate["ours"], rate["stock"], f"{note}; FeatureStore.materialize from a Parquet file"),
+        ("online_writer_spark", rate["ours"], rate["stock_spark"], f"{note}; the stock tool is Feast's Spark engine"),
         ("online_writer_table", rate["ours_table"], rate["stock_table"], f"{note}; a table in memory"),
         ("online_writer_unchanged", rate["again"], None, f"{note}; all as they are in the store"),
     ]
