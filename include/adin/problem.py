@@ -224,17 +224,33 @@ class Promotion(_Spec):
     guard: Guard = Guard()
 
 
+class Watch(_Spec):
+    """What the model server watches beside answering; nothing unless asked for.
+
+    :param drift: population stability index allowed between the answers since a swap and the evaluation's predictions.
+    :param bake: how long after the swap that is watched; :param min_rows: and from how many answers on.
+    :param shadow: share of the requests about which the challenger is asked too. Nobody gets its answers.
+    """
+
+    drift: float | None = Field(None, gt=0)
+    bake: Duration = timedelta(days=1)
+    min_rows: int = Field(1000, ge=1)
+    shadow: float = Field(0, ge=0, le=1)
+
+
 class Serving(_Spec):
     """How requests are answered.
 
     :param max_age: oldest feature value accepted per view; older counts as missing.
     :param missing: per view, ``null`` passes missing features to the model, ``refuse`` answers 422. Default null.
     :param timeout: longest wait for the online store.
+    :param watch: what is watched beside.
     """
 
     max_age: dict[str, Duration] = {}
     missing: dict[str, Literal["null", "refuse"]] = {}
     timeout: Duration = timedelta(milliseconds=100)
+    watch: Watch = Watch()
 
 
 class Rollback(_Spec):

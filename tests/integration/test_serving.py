@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pyarrow as pa
 import pytest
 from adin.connections import Connection
@@ -53,8 +54,12 @@ def takings(shop: str, till: int, amount: float, at: datetime = AT) -> pa.Table:
     return pa.Table.from_pylist([row])
 
 
-def register(factor: float, code: str = "", service: str = "counter") -> int:
-    """Register a version with a factor of its own and return its number; ``code`` is added to its train.py."""
+def register(factor: float, code: str = "", service: str = "counter", evaluated: Sequence[float] | None = None) -> int:
+    """Register a version with a factor of its own and return its number.
+
+    :param code: is added to its train.py.
+    :param evaluated: predictions of its evaluation.
+    """
     folder = settings().home / secrets.token_hex(4)
     folder.mkdir(parents=True)
     source = folder / "source.py"
@@ -75,7 +80,11 @@ def register(factor: float, code: str = "", service: str = "counter") -> int:
         "kfp_run": "test",
         "owner": "tests",
     }
-    files = {name: folder / "model" / name for name in (artifact.MODEL, artifact.CODE)}
+    names = [artifact.MODEL, artifact.CODE]
+    if evaluated is not None:
+        pd.DataFrame({artifact.REPLAYED: evaluated}).to_parquet(folder / "model" / artifact.REPLAY)
+        names.append(artifact.REPLAY)
+    files = {name: folder / "model" / name for name in names}
     return registry().register(MODEL, manifest, files, actor="test", run_key=secrets.token_hex(8)).number
 
 

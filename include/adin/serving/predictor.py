@@ -76,7 +76,8 @@ def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
         estimator = artifact.load(models.download(name, number, Path(folder)))
         kept = Path(folder) / artifact.REPLAY
         rows = pd.read_parquet(kept) if kept.is_file() else None
-    made = Predictor(spec, found, service, estimator)
+    evaluated = None if rows is None else rows[artifact.REPLAYED].dropna().to_numpy(float)
+    made = Predictor(spec, found, service, estimator, evaluated)
     made.warm()
     return made, rows
 
@@ -86,13 +87,17 @@ class Predictor:
 
     :param service: the version's features; the list itself comes from the version's manifest.
     :param estimator: object with ``predict(frame)``.
+    :param evaluated: predictions of its evaluation, as far as they were kept.
     """
 
-    def __init__(self, spec: Problem, version: ModelVersion, service: repo.Service, estimator: Any) -> None:
+    def __init__(
+        self, spec: Problem, version: ModelVersion, service: repo.Service, estimator: Any, evaluated: Any = None
+    ) -> None:
         self.spec = spec
         self.version = version
         self.service = service
         self.estimator = estimator
+        self.evaluated = evaluated
         self.reader = reader.OnlineReader(service)
         types = {name: kind for view in service.views for name, kind in view.key_types}
         for view in service.on_demand:

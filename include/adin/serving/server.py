@@ -30,7 +30,7 @@ from adin import logs
 from adin.connections import connection
 from adin.errors import AdinError, ConfigError, DataError, NotFoundError, RefusedError, ServiceError
 from adin.models import registry
-from adin.serving import predictor
+from adin.serving import predictor, watch
 from adin.serving.predictor import Predictor
 
 log = logging.getLogger("adin.serving")
@@ -58,17 +58,24 @@ class AdinModel(kserve.Model):
     def __init__(self, made: Predictor) -> None:
         super().__init__(made.spec.name)
         self.made = made
+        self.watchers = watch.watchers(made)
         self.ready = True
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answer one request of either protocol."""
         if isinstance(payload, kserve.InferRequest):
-            answer = await asyncio.to_thread(self.made.predict, _rows(payload))
+            answer = await asyncio.to_thread(self._answer, _rows(payload))
             return self._tensors(payload, answer)
         instances = payload.get("instances") if isinstance(payload, dict) else None
         if not isinstance(instances, list) or not instances:
             raise ConfigError("The body must be an object with instances, a list that is not empty.")
-        return await asyncio.to_thread(self.made.predict, instances)
+        return await asyncio.to_thread(self._answer, instances)
+
+    def _answer(self, instances: list[dict[str, Any]]) -> dict[str, Any]:
+        answer = self.made.predict(instances)
+        for watcher in self.watchers:
+            watcher.see(instances, answer)
+        return answer
 
     def _tensors(self, payload: Any, answer: dict[str, Any]) -> Any:
         output = kserve.InferOutput("predictions", [len(answer["predictions"])], "FP64", answer.pop("predictions"))
@@ -137,7 +144,10 @@ class Repository(kserve.ModelRepository):
 
     async def _swap(self, name: str, number: int | None) -> None:
         made = await asyncio.to_thread(predictor.load, name, number)
+        before = self.get_model(name)
         self.update(AdinModel(made))
+        for watcher in before.watchers if before else ():
+            watcher.close()
         _SERVED.labels(name).set(made.version.number)
         fields = {
             "happened": "swap",
