@@ -6,10 +6,11 @@ from typing import Any
 
 import job
 import raw
-from adin.features import hdfs, hive, inputs, quality, repo
+from adin.features import hdfs, hive, inputs, pushed, quality, repo
 from adin.features.offline import offline
 from adin.window import Window
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Window as Order
 from pyspark.sql import functions as F
 
 
@@ -21,7 +22,7 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
     made_from = inputs.of(domain, view.name, window)
     for table in domain.reads[view.name]:
         raw.read(session, domain, table, window, domain.lookback[view.name]).createOrReplaceTempView(table)
-    rows = session.sql(domain.sql(view.name, window)).where(
+    rows = _with_pushed(session, domain, view, session.sql(domain.sql(view.name, window)), window).where(
         (F.col(view.event) >= F.lit(window.start)) & (F.col(view.event) < F.lit(window.end))
     )
     location = _location(view.table, arguments["key"], session.sparkContext.applicationId)
@@ -43,6 +44,27 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "inputs": made_from,
     }
+
+
+def _with_pushed(
+    session: SparkSession, domain: repo.Domain, view: repo.View, rows: DataFrame, window: Window
+) -> DataFrame:
+    """Add what users pushed for the window; of rows with the same keys and time the one known last stays."""
+    if view.name not in domain.pushed:
+        return rows
+    files = [path for day in window.days for path in pushed.files(domain, view.name, day)]
+    if not files:
+        return rows
+    found = session.read.option("mergeSchema", "true").parquet(*files)
+    # definitions may have changed since the push: what is no more is left out, what is new is null
+    columns = [
+        (F.col(field.name) if field.name in found.columns else F.lit(None)).cast(field.dataType).alias(field.name)
+        for field in rows.schema.fields
+    ]
+    keys = view.keys or (rows.columns[0],)
+    newest = Order.partitionBy(*keys, view.event).orderBy(F.desc(view.created), F.desc(F.xxhash64(*rows.columns)))
+    both = rows.unionByName(found.select(*columns)).withColumn("_place", F.row_number().over(newest))
+    return both.where("_place = 1").drop("_place")
 
 
 def _location(table: str, key: str, application: str) -> str:

@@ -10,8 +10,13 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from adin.connections import connection
 from adin.errors import DataError
-from adin.features import hdfs, hive, jobs, publish, repo
+from adin.features import hdfs, hive, inputs, jobs, publish, pushed, repo
+from adin.features.push.check import Target
+from adin.features.push.pusher import Pusher
+from adin.features.push.state import State
+from adin.window import Window
 
 from operators.spark_hive import SparkHiveIngestOperator
 
@@ -76,7 +81,8 @@ def rows(day: int):
 
 @pytest.fixture
 def table():
-    hdfs.delete(repo.domain("meters").folder("readings", "").rpartition("/")[0])
+    for name in ("readings", pushed.table("hourly")):
+        hdfs.delete(repo.domain("meters").table_folder(name))
     hive.drop_table("meters.hourly")
     yield
     hive.drop_table("meters.hourly")
@@ -147,6 +153,61 @@ def test_a_complete_window_is_made_again_only_if_its_inputs_changed_or_somebody_
     hdfs.delete(repo.domain("meters").folder("readings", "2021-05-04"))
     with pytest.raises(DataError, match="missing"):
         run(window=fourth)
+
+
+def push(*values: tuple, created: datetime) -> pa.Table:
+    """Rows of the table as the push API keeps them: (sensor, mean, minute of the first day)."""
+    return pa.table(
+        {
+            "sensor": [value[0] for value in values],
+            "mean": [value[1] for value in values],
+            "readings": pa.array([1 for _ in values], pa.int32()),
+            "gone": ["a column that is no more" for _ in values],
+            "event_timestamp": pa.array([DAY + value[2] * MINUTE for value in values], COLUMNS["at"]),
+            "created_timestamp": pa.array([created for _ in values], COLUMNS["at"]),
+        }
+    )
+
+
+def test_pushed_rows_are_in_the_table_and_of_the_same_moment_the_one_known_last_stays():
+    domain, window = repo.domain("meters"), Window(DAY, DAY + timedelta(days=4))
+    view = domain.view("hourly")
+    put_good_days()
+    publish.publish(ingest(0, 4))
+    before = rows(1)
+    assert inputs.unchanged(domain, "hourly", window)
+    known = push(("c", 50.0, 5), ("a", 99.0, 0), created=DAY + timedelta(days=9))
+    for _ in range(2):
+        pushed.land(domain, view, known)
+    pushed.land(domain, view, push(("b", -9.0, 1430), created=DAY - timedelta(days=9)))  # known before the raw data was
+    assert not inputs.unchanged(domain, "hourly", window)
+    facts = publish.publish(ingest(0, 4))
+    assert (facts["rows"], facts["changed"]) == (7, 1)
+    assert rows(0) == [
+        ("a", DAY, 99.0, 1),
+        ("a", DAY + 1430 * MINUTE, 3.0, 1),
+        ("b", DAY + 1430 * MINUTE, 10.0, 1),
+        ("c", DAY + 5 * MINUTE, 50.0, 1),
+    ]
+    assert rows(1) == before
+    assert inputs.unchanged(domain, "hourly", window)
+
+
+def test_what_the_push_service_kept_is_landed_below_the_days_of_its_events():
+    domain = repo.domain("meters")
+    state = State(connection("push"))
+    pusher = Pusher(state)
+    pusher.targets["hourly"] = Target("meters", domain.view("hourly"), {}, "", offline=True)
+    sent = push(("c", 1.0, 5), ("c", 2.0, 1445), created=DAY)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, sent.schema) as writer:
+        writer.write_table(sent)
+    state.keep("hourly", bytes(sink.getvalue()))
+    while pusher.land():
+        pass
+    for day, mean in ((0, 1.0), (1, 2.0)):
+        (path,) = pushed.files(domain, "hourly", f"{DAY + timedelta(days=day):%Y-%m-%d}")
+        assert pq.read_table(io.BytesIO(hdfs.read(path)))["mean"].to_pylist() == [mean]
 
 
 def test_a_retried_job_returns_the_result_it_had():

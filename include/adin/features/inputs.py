@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adin.errors import NotFoundError
-from adin.features import hdfs, hive, repo
+from adin.features import hdfs, hive, pushed, repo
 from adin.features.offline import offline
 from adin.run_key import content_hash
 from adin.settings import ROOT
@@ -23,7 +23,7 @@ def of(domain: repo.Domain, view: str, window: Window) -> dict[str, str]:
     """
     code = content_hash({path.name: path.read_text() for path in _code(domain)})
     raw: dict[str, dict[str, str]] = {}
-    for table in domain.reads[view]:
+    for table in (*domain.reads[view], *([pushed.table(view)] if view in domain.pushed else [])):
         for path, version in hdfs.versions(domain.table_folder(table)).items():
             raw.setdefault(path.rpartition("/")[0].rpartition("day=")[2], {})[path] = version
     landed = {day: content_hash(files) for day, files in raw.items()}

@@ -92,7 +92,10 @@ class Arrives:
 
 @dataclass(frozen=True)
 class Domain:
-    """One folder of the feature repository."""
+    """One folder of the feature repository.
+
+    :param pushed: views whose table is also to hold the rows that users push.
+    """
 
     name: str
     path: Path
@@ -102,6 +105,7 @@ class Domain:
     lookback: Mapping[str, timedelta]
     feast_objects: tuple[Any, ...] = field(repr=False)
     arrives: Arrives | None = None
+    pushed: frozenset[str] = frozenset()
 
     def view(self, name: str) -> View:
         """Return one view; :raises NotFoundError: there is none of that name."""
@@ -214,6 +218,12 @@ def domain(name: str) -> Domain:
             raise ConfigError(
                 f"{path / 'raw.yaml'}: {view} reads {', '.join(unknown)}, which is no table declared there."
             )
+    pushed = frozenset(view for view, entry in spec["views"].items() if entry.get("pushed", False))
+    if unfit := [view for view in sorted(pushed) if any(spec["tables"][table].get("static") for table in reads[view])]:
+        raise ConfigError(
+            f"{path / 'raw.yaml'}: {', '.join(unfit)} is pushed and reads a static table.",
+            "Most of its days have no partition; leave `pushed` away.",
+        )
     return Domain(
         name=name,
         path=path,
@@ -223,6 +233,7 @@ def domain(name: str) -> Domain:
         lookback={view: duration(entry.get("lookback", "0s")) for view, entry in spec["views"].items()},
         feast_objects=objects,
         arrives=_arrives(spec.get("arrives")),
+        pushed=pushed,
     )
 
 

@@ -126,3 +126,18 @@ def test_importing_feast_leaves_no_trace_for_child_processes():
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True MutexValue"
+
+
+def test_a_table_that_is_to_hold_pushed_rows_has_days(copy):
+    path = copy / "raw.yaml"
+    spec = yaml.safe_load(path.read_text())
+    static = next(name for name, table in spec["tables"].items() if table.get("static"))
+    daily = next(name for name, entry in spec["views"].items() if static not in entry["reads"])
+    spec["views"][daily]["pushed"] = True
+    path.write_text(yaml.safe_dump(spec))
+    assert repo.domain("flights").pushed == {daily}
+    _forget()
+    spec["views"][daily]["reads"] = [static]
+    path.write_text(yaml.safe_dump(spec))
+    with pytest.raises(ConfigError, match=f"{daily} is pushed and reads a static table"):
+        repo.domain("flights")

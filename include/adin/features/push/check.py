@@ -60,6 +60,7 @@ class Target:
     view: View
     rules: Mapping[str, tuple[Rule, ...]]
     where: str
+    offline: bool = False
 
     @property
     def types(self) -> dict[str, str]:
@@ -94,7 +95,7 @@ def targets() -> dict[str, Target]:
                 judged = {
                     each: tuple(rule for rule in rules if rule.breaks and rule.column == each) for each in columns
                 }
-                found[view.name] = Target(name, view, judged, where)
+                found[view.name] = Target(name, view, judged, where, offline=view.name in domain.pushed)
     return found
 
 

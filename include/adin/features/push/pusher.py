@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from adin.errors import AdinError, OverloadError, ServiceError
-from adin.features import online, shards
+from adin.features import online, pushed, repo, shards
 from adin.features.push import body, check
 from adin.features.push.check import Checked, Refusal, Target
 from adin.features.push.state import Answer, Asked, Counts, State
@@ -79,6 +79,32 @@ class Pusher:
 
         return self.state.settle(letter, actor, write)
 
+    def land(self) -> int:
+        """Land rows that were accepted for views whose table is to hold them; return how many requests' rows.
+
+        Rows of a view that is no more, or no more to be held, are given up.
+
+        :raises ServiceError: HDFS or the database does not answer; nothing is forgotten.
+        """
+
+        def write(view: str, contents: list[bytes]) -> None:
+            target = self.targets.get(view)
+            if target is None or not target.offline:
+                log.warning("rows of %s, kept for its table, are given up: raw.yaml does not ask for them", view)
+                return
+            tables = [pa.ipc.open_stream(content).read_all() for content in contents]
+            # rows accepted under other definitions lie in files of their own
+            for schema in {table.schema.to_string(): table.schema for table in tables}.values():
+                same = pa.concat_tables(table for table in tables if table.schema == schema)
+                pushed.land(repo.domain(target.domain), target.view, same)
+
+        return self.state.land(write)
+
+    def _keep(self, asked: Asked, target: Target, checked: Checked, older: np.ndarray) -> None:
+        """Keep rows for the view's table before anything is written: what serving has, training must get."""
+        if target.offline and not older.all():
+            self.state.keep(asked.view, _stream(checked.good, older))
+
     def _written(self, asked: Asked, target: Target, checked: Checked, accept: bool) -> tuple[Answer, Counts]:
         refusals, good = checked.refusals, len(checked.places)
         written, trouble = 0, ""
@@ -88,6 +114,7 @@ class Pusher:
                 with self._alone(target):
                     compared = self._compared(target, checked)
                     older = compared.older
+                    self._keep(asked, target, checked, older)
                     try:
                         written = online.put(compared, session=self._session())
                     except ServiceError as error:  # some may be written: they are accepted
@@ -97,6 +124,7 @@ class Pusher:
                 if not accept:
                     raise
                 trouble = str(error)
+                self._keep(asked, target, checked, older)
         left = good - int(older.sum())
         if trouble:
             # what was written already stays right when it is written again

@@ -115,9 +115,10 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        cleaning = asyncio.create_task(_clean(pusher.state))
+        chores = [asyncio.create_task(_clean(pusher.state)), asyncio.create_task(_land(pusher))]
         yield
-        cleaning.cancel()
+        for chore in chores:
+            chore.cancel()
         workers.shutdown()
 
     # what the API is stands in docs/push.md; FastAPI's own pages would ask nobody who is there
@@ -234,6 +235,17 @@ async def _clean(state: State) -> None:
         except ServiceError as error:
             log.warning("old answers are kept a while longer: %s", error)
         await asyncio.sleep(600)
+
+
+async def _land(pusher: Pusher) -> None:
+    """Land what was accepted for offline tables, again and again."""
+    while any(target.offline for target in pusher.targets.values()):
+        try:
+            while await asyncio.to_thread(pusher.land):
+                pass
+        except AdinError as error:
+            log.warning("pushed rows are landed later: %s", error)
+        await asyncio.sleep(settings().push_land_seconds)
 
 
 def main() -> None:

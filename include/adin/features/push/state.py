@@ -1,7 +1,7 @@
-"""What the push service must not forget: answers by idempotency key, the audit log, rows that still wait for Redis.
+"""What the push service must not forget: answers by idempotency key, the audit log, rows that still wait to be written.
 
-Kept in the schema ``push`` of a PostgreSQL database. Values of rows stand in dead letters, until they are written, and
-in the reasons of kept answers; never in the audit log.
+Kept in the schema ``push`` of a PostgreSQL database. Values of rows stand in dead letters and in what is to be landed,
+until they are written, and in the reasons of kept answers; never in the audit log.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: Any number, the same in all processes: who makes the tables holds PostgreSQL's advisory lock of this number.
 _LOCK = 4_061_018
+#: Requests whose rows are landed in one step.
+_LANDED = 500
 #: Seconds after which a request that was never answered is taken for dead, and its retry is let in.
 _DEAD = 60
 
@@ -63,6 +65,11 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     settled timestamptz,
     settled_by text,
     outcome text
+);
+CREATE TABLE IF NOT EXISTS to_land (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    view text NOT NULL,
+    content bytea NOT NULL
 );
 CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -260,6 +267,31 @@ class State:
             outcome = write(found.view, bytes(found.content))
             link.execute(done, {"id": letter, "actor": actor, "outcome": outcome})
             return outcome
+
+        return self._call(run)
+
+    # --- rows for the offline table
+
+    def keep(self, view: str, content: bytes) -> None:
+        """Keep accepted rows until they are landed as raw data."""
+        statement = sa.text("INSERT INTO to_land (view, content) VALUES (:view, :content)")
+        self._call(lambda link: link.execute(statement, {"view": view, "content": content}), single=True)
+
+    def land(self, write: Callable[[str, list[bytes]], None]) -> int:
+        """Let the oldest rows that wait be landed; they are forgotten once they are. Two at once take others.
+
+        :param write: gets a view and its rows.
+        :returns: how many requests' rows were landed.
+        """
+        query = sa.text("SELECT seq, view, content FROM to_land ORDER BY seq LIMIT :most FOR UPDATE SKIP LOCKED")
+        done = sa.text("DELETE FROM to_land WHERE seq = ANY(:seqs)")
+
+        def run(link: sa.Connection) -> int:
+            found = link.execute(query, {"most": _LANDED}).all()
+            for view in sorted({row.view for row in found}):
+                write(view, [bytes(row.content) for row in found if row.view == view])
+            link.execute(done, {"seqs": [row.seq for row in found]})
+            return len(found)
 
         return self._call(run)
 
