@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 from adin.connections import Connection
 from adin.settings import ROOT
-from adin.stack.layout import PORTS
+from adin.stack.layout import PORTS, program
 
 
 class ClickHouseServer:
@@ -35,7 +34,8 @@ class ClickHouseServer:
             "clickhouse", "127.0.0.1", base + PORTS["clickhouse"], "adin", password, "datasets"
         )
         with (folder / "log").open("wb") as log:
-            command = [sys.executable, "-m", "adin.stack.clickhouse_front"]
+            # the engine is a package of the Airflow environment
+            command = [program("python"), "-m", "adin.stack.clickhouse_front"]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + 60
         while not self._answers():

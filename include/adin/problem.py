@@ -230,12 +230,16 @@ class Watch(_Spec):
     :param drift: population stability index allowed between the answers since a swap and the evaluation's predictions.
     :param bake: how long after the swap that is watched; :param min_rows: and from how many answers on.
     :param shadow: share of the requests about which the challenger is asked too. Nobody gets its answers.
+    :param estimate: loss to be expected by the newest ``min_rows`` answers, if its probabilities are right.
+    :param log: share of the answers kept in ClickHouse, to be held against their labels: ``adin drift realised``.
     """
 
     drift: float | None = Field(None, gt=0)
     bake: Duration = timedelta(days=1)
     min_rows: int = Field(1000, ge=1)
     shadow: float = Field(0, ge=0, le=1)
+    estimate: bool = False
+    log: float = Field(0, ge=0, le=1)
 
 
 class Serving(_Spec):
@@ -292,6 +296,10 @@ class Drift(_Spec):
         return self
 
 
+#: Task and metric whose loss can be expected from the answers alone.
+_ESTIMATED = {("binary", "log_loss"), ("binary", "brier")}
+
+
 class Problem(_Spec):
     """One problem, as read from its ``problem.yaml``."""
 
@@ -315,6 +323,12 @@ class Problem(_Spec):
     tune: Tuning | None = None
     example: dict[str, Any] = Field(description="One request: entity keys and request-time values.")
     path: Path = Field(exclude=True)
+
+    @model_validator(mode="after")
+    def _estimate_needs_probabilities(self) -> Problem:
+        if self.serving.watch.estimate and (self.task, self.promotion.primary) not in _ESTIMATED:
+            raise ValueError("serving.watch.estimate needs a binary label, and log_loss or brier as primary metric")
+        return self
 
     @property
     def code(self) -> Path:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from adin.drift.tables import SERVED, store
 from adin.models import registry
 from adin.serving.client import ServingClient
+from clickhouse_server import ClickHouseServer
 from test_serving import CORNER, MODEL, Server, promote, register, until, url, world
 
 pytestmark = [pytest.mark.ml, pytest.mark.flow(14, 26)]
@@ -33,10 +35,16 @@ ANSWERS = [3 * weight + 1 for weight in WEIGHTS]
 
 
 @pytest.fixture(scope="module")
-def client(world: Path) -> Iterator[ServingClient]:
+def client(world: Path, clickhouse_server: ClickHouseServer) -> Iterator[ServingClient]:
     """A server of a problem that is watched; version 1 answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_CONN_CLICKHOUSE", clickhouse_server.connection.uri)
+        yield from _client(world)
+
+
+def _client(world: Path) -> Iterator[ServingClient]:
     path = world / "problems" / MODEL / "problem.yaml"
-    asked = "serving:\n  watch: {drift: 0.25, min_rows: 100, shadow: 1.0}\n"
+    asked = "serving:\n  watch: {drift: 0.25, min_rows: 100, shadow: 1.0, log: 1.0}\n"
     path.write_text(path.read_text().replace("serving:\n", asked))
     promote(register(1.0, evaluated=ANSWERS))
     server, found = Server(world / "server.log"), ServingClient()
@@ -96,3 +104,23 @@ def test_a_challenger_that_fails_fails_no_request(client: ServingClient) -> None
     client.load(MODEL, 1)
     assert ask(client) == ANSWERS
     until(lambda: metric("adin_shadow_requests_total", version=version, outcome="failed") == 1, 30)
+
+
+def test_answers_are_kept_with_their_keys_and_time_also_those_given_just_before_a_swap(client: ServingClient) -> None:
+    def kept() -> list[tuple]:
+        with store() as tables:
+            return tables.rows(
+                f"SELECT entity, toString(event), prediction FROM {tables.table(SERVED)} "
+                f"WHERE problem = '{MODEL}' AND version = 1 AND has(entity, '77') ORDER BY event"
+            )
+
+    till = {**CORNER, "till_id": 77}
+    asked = [{**till, "asked_at": f"2013-07-01T1{hour}:30:00+02:00"} for hour in range(4)]
+    client.load(MODEL, 1)
+    given = client.predict(MODEL, asked)["predictions"]
+    client.load(MODEL, 1)
+    until(lambda: len(kept()) == len(asked), 30)
+    assert [(sorted(entity), event) for entity, event, _ in kept()] == [
+        (["77", "corner"], f"2013-07-01 {hour:02d}:30:00.000000") for hour in range(8, 12)
+    ]
+    assert [prediction for *_, prediction in kept()] == given

@@ -51,6 +51,7 @@ def test_durations_are_read_with_their_units(write):
     ("changes", "named"),
     [
         ({"task": "cooking"}, "task"),
+        ({"task": "regression", "promotion": {"primary": "mae"}, "serving": {"watch": {"estimate": True}}}, "estimate"),
         ({"predict_before": "soon"}, "predict_before"),
         ({"lable": {}}, "lable"),
         ({"label": {"table": "no_domain", "column": "x"}}, "label.table"),

@@ -68,6 +68,22 @@ def status(problem: Problem, json: output.Json = False) -> None:
     output.table(columns, [[str(each[column])[:19] for column in columns] for each in checks])
 
 
+@app.command("realised", epilog="Example: adin drift realised flights_delay --days 14")
+def realised(
+    problem: Problem,
+    days: Annotated[int, typer.Option(min=1, help="Days before the end of the newest dataset.")] = 30,
+    json: output.Json = False,
+) -> None:
+    """Show what the answers really given cost, by day and version; `serving.watch.log` must have kept them."""
+    from adin.drift import realised as served
+
+    found = served.losses(problem, days=days)
+    if json:
+        return output.emit(found)
+    columns = ["day", "version", "rows", "metric", "loss"]
+    output.table(columns, [[_number(v) if isinstance(v, float) else v for v in each.values()] for each in found])
+
+
 @app.command("report", epilog="Example: adin drift report flights_delay --from 2013-11-01 --to 2013-12-01 --out a.html")
 def report(
     problem: Problem,

@@ -11,6 +11,7 @@ from adin.connections import Connection, connection
 from adin.datasets.clickhouse import STAGING, clickhouse, identifier, literal
 
 REFERENCES, HISTOGRAMS, ALARMS, CHECKS = "drift_references", "drift_histograms", "drift_alarms", "drift_checks"
+SERVED = "served_predictions"
 _TABLES = {
     REFERENCES: "problem String, reference String, document String"
     ") ENGINE = MergeTree PARTITION BY (problem, reference) ORDER BY reference",
@@ -20,6 +21,9 @@ _TABLES = {
     ALARMS: "problem String, kind LowCardinality(String), subject String, check LowCardinality(String), "
     "state LowCardinality(String), since Date, value Float64, limit Float64, report String, "
     "changed DateTime64(6, 'UTC')) ENGINE = MergeTree ORDER BY (problem, kind, subject, check, changed)",
+    SERVED: "problem LowCardinality(String), version UInt32, entity Array(String), event DateTime64(6, 'UTC'), "
+    "prediction Float64, answered DateTime64(6, 'UTC')) ENGINE = MergeTree "
+    "PARTITION BY toYYYYMM(answered) ORDER BY (problem, event) TTL toDateTime(answered) + INTERVAL 1 YEAR",
     CHECKS: "problem String, id String, reference String, commit String, until Date, active UInt32, "
     "checked DateTime64(6, 'UTC')) ENGINE = MergeTree ORDER BY (problem, checked)",
 }

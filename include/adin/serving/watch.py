@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -20,6 +22,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from adin.drift.statistics import psi
 from adin.models import registry
 from adin.problem import Watch
+from adin.promotion.metrics import ROWS
 from adin.serving import predictor
 from adin.serving.predictor import Predictor
 
@@ -30,6 +33,8 @@ _DRIFT = Gauge(
 )
 _SHADOWED = Counter("adin_shadow_requests", "Requests the challenger was asked beside", ["model", "version", "outcome"])
 _SHADOW_SECONDS = Histogram("adin_shadow_seconds", "Time the challenger took for one", ["model", "version"])
+_ESTIMATE = Gauge("adin_estimated_loss", "Loss to be expected by the newest answers", ["model", "version", "metric"])
+_LOST = Counter("adin_prediction_log_lost", "Answers that were to be kept and were not", ["model"])
 _DIFFERENCE = Histogram(
     "adin_shadow_difference",
     "Distance of its prediction from the one that was given",
@@ -37,6 +42,8 @@ _DIFFERENCE = Histogram(
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 1000),
 )
 
+#: Seconds between two writes of kept answers; answers of a write; answers that may wait while ClickHouse is away.
+_FLUSH, _WRITTEN, _KEPT = 5, 2000, 100_000
 #: Bins of the predictions, of as many rows each in the evaluation.
 _BINS = 10
 #: Predictions of the evaluation below which its shares say too little.
@@ -68,6 +75,10 @@ def watchers(made: Predictor) -> list[Watcher]:
             found.append(PredictionDrift(made.spec.name, made.version.number, made.evaluated, asked))
     if asked.shadow:
         found.append(Shadow(made.spec.name, asked.shadow))
+    if asked.estimate:
+        found.append(LossEstimate(made.spec.name, made.version.number, made.spec.promotion.primary, asked.min_rows))
+    if asked.log:
+        found.append(PredictionLog(made.spec.name, made.service.keys, made.spec.event_time, asked.log))
     return found
 
 
@@ -165,3 +176,84 @@ class Shadow:
         except Exception as error:  # the registry or its files may be away; it is looked for again
             log.warning("the challenger of %s is not asked: %s", self._name, error)
         return self._made
+
+
+class LossEstimate:
+    """Mean loss to be expected by the newest answers, without labels: right if the probabilities are.
+
+    Source: confidence-based performance estimation, as in NannyML's documentation.
+
+    :param metric: ``log_loss`` or ``brier``.
+    :param rows: so many answers.
+    """
+
+    def __init__(self, name: str, version: int, metric: str, rows: int) -> None:
+        self._labels = (name, str(version), metric)
+        self._loss = ROWS[metric]
+        self._newest = np.full(rows, np.nan)
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    def see(self, instances: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> None:
+        p = np.asarray(answer["predictions"], float)[-len(self._newest) :]
+        expected = p * self._loss(np.ones_like(p), p) + (1 - p) * self._loss(np.zeros_like(p), p)
+        with self._lock:
+            self._newest[(self._seen + np.arange(len(p))) % len(self._newest)] = expected
+            self._seen += len(p)
+            if self._seen >= len(self._newest):
+                _ESTIMATE.labels(*self._labels).set(float(np.nanmean(self._newest)))
+
+    def close(self) -> None:
+        with contextlib.suppress(KeyError):  # what was never set is not there
+            _ESTIMATE.remove(*self._labels)
+
+
+class PredictionLog:
+    """A share of the answers, kept in ClickHouse from a thread of its own.
+
+    :param keys: entity keys, and :param event: the event's time, of a request.
+    :param share: of the answers, above 0, at most 1.
+    """
+
+    def __init__(self, name: str, keys: Sequence[str], event: str, share: float) -> None:
+        self._name, self._keys, self._event, self._share = name, tuple(keys), event, share
+        self._waiting: deque[tuple[int, tuple[str, ...], int, float]] = deque()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def see(self, instances: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> None:
+        import pandas as pd
+
+        version = int(answer["model_version"])
+        for instance, prediction in zip(instances, answer["predictions"], strict=True):
+            if random.random() >= self._share or math.isnan(prediction):  # noqa: S311 - a sample, no secret
+                continue
+            if len(self._waiting) >= _KEPT:
+                _LOST.labels(self._name).inc()
+                continue
+            entity = tuple(_text(instance[key]) for key in self._keys)
+            event = pd.Timestamp(instance[self._event]).value // 1000
+            self._waiting.append((version, entity, event, prediction))
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _write(self) -> None:
+        from adin.drift import realised
+
+        last = False
+        while not last:
+            last = self._closed.wait(_FLUSH)
+            while some := [self._waiting.popleft() for _ in range(min(_WRITTEN, len(self._waiting)))]:
+                try:
+                    realised.keep(self._name, [realised.Served(*each) for each in some])
+                except Exception as error:  # the answers were given; only their record waits
+                    log.warning("%d answers of %s are not kept yet: %s", len(some), self._name, error)
+                    self._waiting.extendleft(reversed(some))
+                    break
+
+
+def _text(value: Any) -> str:
+    """Return a key's value as ClickHouse writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
