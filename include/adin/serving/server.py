@@ -258,8 +258,6 @@ def _quiet() -> None:
     # KServe answers with a class that FastAPI warns of at each use
     warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="feast")
-    # KServe asks for the files of several processes; the metrics of this one are read from its memory
-    warnings.filterwarnings("ignore", message="Removal of labels has not been implemented")
 
 
 def main() -> None:
