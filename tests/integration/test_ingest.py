@@ -10,6 +10,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from adin import connections
 from adin.connections import connection
 from adin.errors import DataError
 from adin.features import hdfs, hive, inputs, jobs, publish, pushed, repo
@@ -17,6 +18,7 @@ from adin.features.push.check import Target
 from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
 from adin.window import Window
+from airflow_connections import offer
 
 from operators.spark_hive import SparkHiveIngestOperator
 
@@ -124,7 +126,10 @@ def test_a_corrected_raw_day_changes_only_the_days_it_touches():
     assert rows(1)[-1][2] == 8.0
 
 
-def test_a_complete_window_is_made_again_only_if_its_inputs_changed_or_somebody_asks():
+def test_a_complete_window_is_made_again_only_if_its_inputs_changed_or_somebody_asks(monkeypatch):
+    monkeypatch.setattr(connections, "_CHOSEN", {})
+    offer(monkeypatch, connection("spark"), connection("feast"))
+
     def run(**more):
         operator = SparkHiveIngestOperator(task_id="t", domain="meters", view="hourly", **more)
         task = SimpleNamespace(dag_id="d", run_id=uuid4().hex, task_id="t", map_index=-1, xcom_push=lambda **_: None)
