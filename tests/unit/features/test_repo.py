@@ -141,15 +141,3 @@ def test_a_table_that_is_to_hold_pushed_rows_has_days(copy):
     path.write_text(yaml.safe_dump(spec))
     with pytest.raises(ConfigError, match=f"{daily} is pushed and reads a static table"):
         repo.domain("flights")
-
-
-def test_importing_feast_leaves_no_trace_for_child_processes():
-    code = (
-        "import os; before = dict(os.environ); from adin.features.feast_import import import_feast; import_feast(); "
-        "import feast.feature_server, prometheus_client.values as values; "
-        "print(os.environ == before, values.ValueClass.__name__)"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "True MutexValue"
