@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from adin.airflow.hooks import activate
 from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
+from adin.logs import masked
 from adin.run_key import run_key
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -183,6 +184,10 @@ class ExternalRunOperator(KeyedOperator):
         """Return the error for a job that ended badly."""
         return RunFailedError(f"Job {job} ended {word}.")
 
+    def said(self, job: str) -> Iterator[str]:
+        """Yield the lines of the log of a job that has ended; default none."""
+        yield from ()
+
     def cancel(self, job: str) -> None:
         """Stop the job."""
 
@@ -264,9 +269,18 @@ class ExternalRunOperator(KeyedOperator):
                 self.cancel(job)
                 raise RunFailedError(f"Job {job} did not end within {self.timeout:.0f} s and was cancelled.")
             time.sleep(self.poll_interval)
+        self._repeat(job)
         if verdict == FAILED:
             raise self.failure(job, watch.word)
         return self.result(job)
+
+    def _repeat(self, job: str) -> None:
+        """Repeat the job's log in the task's: who looks at the task sees it, and a search by Airflow's run finds it."""
+        try:
+            for line in self.said(job):
+                self.log.info("%s", masked(line))
+        except AdinError as error:
+            self.log.warning("the log of job %s is not here: %s", job, error)
 
     def _store(self, context: Any, job: str) -> None:
         context["ti"].xcom_push(key="job", value=job)

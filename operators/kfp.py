@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from adin.connections import connection
@@ -39,6 +39,11 @@ class _KfpOperator(ExternalRunOperator):
         except RunFailedError as error:
             return error
         return RunFailedError(f"Run {job} ended {word}.")
+
+    def said(self, job: str) -> Iterator[str]:
+        """Yield the end of each step's log, each line behind the name of its step."""
+        for step, lines in self._client().logs(job):
+            yield from (f"{step} | {line}" for line in lines)
 
     def cancel(self, job: str) -> None:
         """Terminate the run."""

@@ -20,7 +20,8 @@ from adin.settings import settings
 #: Fields a line may have beside time, level, service, logger and message; given as ``extra`` or by :func:`about`.
 #: ``happened`` becomes the field ``event``: under that name Airflow's logging would take it for the message.
 FIELDS = (
-    "happened", "dag", "run", "task", "problem", "model", "version", "dataset", "request_id", "actor", "status",
+    "happened", "dag", "run", "started_by", "task", "problem", "model", "version", "dataset", "request_id", "actor",
+    "status",
 )  # fmt: skip
 _ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 - never changed in place
 _MASK = "***"

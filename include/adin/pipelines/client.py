@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,7 +35,9 @@ _GOING = _in_states("PENDING", "RUNNING", "PAUSED", "CANCELING")
 _ENDED = _in_states(*TERMINAL)
 #: Struct carries numbers as doubles.
 _EXACT = 2**53
-_LOG_LINES = 30
+_AIRFLOW = "Airflow run "
+#: Lines of the end of a step's log: with an error, and beside a whole run.
+_LOG_LINES, _STEP_LINES = 30, 1000
 #: Seconds between looks for a run whose creation got no answer.
 _LOOK_AGAIN = (0.2, 1, 3)
 
@@ -74,6 +77,7 @@ class Run:
     tasks: tuple[Task, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     recurring: str = ""
+    started_by: str = ""
 
     @property
     def done(self) -> bool:
@@ -170,6 +174,7 @@ class KfpClient:
         version = self._resolve(pipeline)
         body = self._api.V2beta1Run(
             display_name=name,
+            description=_started_by(),
             experiment_id=home,
             pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
                 pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
@@ -378,6 +383,13 @@ class KfpClient:
         """
         self._call(self._runs.run_service_retry_run, run_id)
 
+    def logs(self, run_id: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield the steps that have a log, in the order they started, and the last lines of each."""
+        started = [task for task in self.get(run_id).tasks if task.started and not task.children]
+        for task in sorted(started, key=lambda one: one.started or datetime.max.replace(tzinfo=UTC)):
+            if text := self._log_tail(run_id, task, _STEP_LINES):
+                yield task.name, text.splitlines()
+
     def log(self, run_id: str, task: str) -> str:
         """Return the log of a step.
 
@@ -475,9 +487,9 @@ class KfpClient:
         )
         return str(response.data.decode(errors="replace"))
 
-    def _log_tail(self, run_id: str, task: Task) -> str:
+    def _log_tail(self, run_id: str, task: Task, lines: int = _LOG_LINES) -> str:
         try:
-            return "\n".join(self._log(run_id, task).splitlines()[-_LOG_LINES:])
+            return "\n".join(self._log(run_id, task).splitlines()[-lines:])
         except AdinError:
             return ""
 
@@ -514,6 +526,12 @@ def _translated(error: Any, url: str) -> AdinError:
         return ConfigError(text, "Check the token of connection kfp.")
     kinds: dict[int, type[AdinError]] = {400: ConfigError, 404: NotFoundError, 409: ConflictError}
     return kinds.get(error.status, ServiceError)(text)
+
+
+def _started_by() -> str | None:
+    """Return who starts a run, in a task of Airflow its run: the description of the run of Kubeflow joins the two."""
+    dag_run = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID")  # Airflow sets it for each task
+    return f"{_AIRFLOW}{dag_run}" if dag_run else None
 
 
 def _named(name: str) -> str:
@@ -564,6 +582,7 @@ def _run(found: Any) -> Run:
         tasks=tuple(_task(task) for task in tasks),
         parameters=(found.runtime_config.parameters if found.runtime_config else None) or {},
         recurring=found.recurring_run_id or "",
+        started_by=found.description if (found.description or "").startswith(_AIRFLOW) else "",
     )
 
 

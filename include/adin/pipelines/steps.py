@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
-from adin.errors import ConflictError, DataError, RefusedError, UnreachableError
+from adin.errors import AdinError, ConflictError, DataError, RefusedError, UnreachableError
 from adin.models import EXPERIMENTAL, Registry, artifact, registry
 from adin.pipelines.client import KfpClient
 from adin.problem import Problem, Split, problem
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from adin.serving.client import ServingClient
+
+log = logging.getLogger(__name__)
 
 _EVALUATION = "evaluation.json"
 _PREDICTIONS = "predictions.parquet"
@@ -212,7 +215,7 @@ def register(
         "kfp_run": kfp_run,
         "owner": spec.owner,
         "parent": told["against"],
-        "tags": (EXPERIMENTAL if experiment else {}) | ({"tuned_by": kfp_run} if tuned else {}),
+        "tags": (EXPERIMENTAL if experiment else {}) | ({"tuned_by": kfp_run} if tuned else {}) | _started_by(kfp_run),
     }
     files = {
         artifact.MODEL: model / artifact.MODEL,
@@ -237,6 +240,16 @@ def register(
         reason = told["reason"]
         models.append(name, event, version=version.number, actor=ACTOR, reason=reason, run_key=run_key)
     return version.number
+
+
+def _started_by(kfp_run: str) -> dict[str, str]:
+    try:
+        found = KfpClient().get(kfp_run).started_by
+    except AdinError as error:
+        # worth no training that has succeeded
+        log.warning("not known who started run %s: %s", kfp_run, error)
+        return {}
+    return {"started_by": found} if found else {}
 
 
 def gate(evaluation: Path) -> bool:

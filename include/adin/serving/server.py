@@ -154,6 +154,8 @@ class Repository(kserve.ModelRepository):
             "model": name,
             "version": made.version.number,
             "dataset": made.version.manifest.dataset,
+            "run": made.version.manifest.kfp_run,
+            "started_by": made.version.manifest.tags.get("started_by", ""),
         }
         log.info("version %s of %s answers from now on", made.version.number, name, extra=fields)
 

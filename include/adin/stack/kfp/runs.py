@@ -280,6 +280,7 @@ def _tell(run: Doc, state: str, error: str) -> None:
     fields = {"happened": "run", "run": run["id"], "task": run["display_name"], "status": state}
     problem = run["_arguments"].get("problem")
     fields |= {"problem": problem} if isinstance(problem, str) else {}
+    fields |= {"started_by": run["description"]} if run.get("description") else {}
     _LOG.log(logging.ERROR if error else logging.INFO, "%s", error or f"the run is {state}", extra=fields)
     if state in TERMINAL:
         _ENDED.labels(state).inc()
