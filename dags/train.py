@@ -147,11 +147,13 @@ def make(spec: Problem, source: Domain) -> None:
         if spec.run.owner == "kfp":
             explore >> recurring()
             return
+        limit = spec.train.timeout + timedelta(minutes=30)
         run = KfpRunOperator(
             task_id="train",
             pipeline=pipeline,
             arguments={"problem": spec.name, "dataset": commit, **spec.train.limits},
-            timeout=spec.train.timeout.total_seconds() + timedelta(minutes=30).total_seconds(),
+            timeout=limit.total_seconds(),
+            execution_timeout=limit + timedelta(minutes=10),  # the run's own limit comes first and cancels it
             doc_md="The KFP run: train, evaluate; writes a version, maybe promotes it. If it fails, it names the step.",
         )
         slot.between(spec, explore, run, "wait_for_slot_again")  # the hours may be over when the dataset is there

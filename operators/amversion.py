@@ -36,9 +36,11 @@ class AmversionPromoteOperator(WorkOperator):
     :param against: number of the champion it was compared with: another by now means that the comparison is void.
         Default empty: whichever is champion when the task runs (templated).
     :param evidence: facts the decision rests on, for the log. Default none (templated).
+    :param automatic: heed the mode of continuous training: nothing is promoted unless it is ``auto_deploy``. False for
+        what a person has decided. Default True.
     :returns: ``model``, ``version``, ``former`` champion, ``entry`` of the log, ``changed``.
     :raises ConflictError: the champion is another than ``against``; compare with that one.
-    :raises RefusedError: the model is frozen, or the version was never found good enough.
+    :raises RefusedError: the model is frozen, its mode forbids it, or the version was never found good enough.
     :raises NotFoundError: there is no such model or version.
     :raises ServiceError: the registry does not answer; the next try finds its entry.
     """
@@ -57,6 +59,7 @@ class AmversionPromoteOperator(WorkOperator):
         reason: str,
         against: str | int = "",
         evidence: dict[str, Any] | None = None,
+        automatic: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,6 +68,7 @@ class AmversionPromoteOperator(WorkOperator):
         self.reason = reason
         self.against = against
         self.evidence = evidence
+        self.automatic = automatic
 
     def asked(self) -> dict[str, Any]:
         """Return model and version."""
@@ -110,6 +114,7 @@ class AmversionPromoteOperator(WorkOperator):
             reason=self.reason,
             evidence=self.evidence,
             run_key=key,
+            automatic=self.automatic,
         )
         return self._told(number, entry.evidence["against"], entry.seq, changed=True)
 

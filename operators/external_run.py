@@ -214,15 +214,7 @@ class ExternalRunOperator(KeyedOperator):
             self.cancel(job)
             raise RunFailedError(f"{self.task_id} was killed while job {job} was being started; it was cancelled.")
         if self.deferrable and Watch(self, job).verdict() is None:
-            trigger = ExternalRunTrigger(
-                operator=f"{type(self).__module__}.{type(self).__qualname__}",
-                arguments=self.trigger_arguments(),
-                job=job,
-                poll_interval=self.poll_interval,
-                deadline=deadline,
-            )
-            # no timeout of Airflow's: it would leave the job running; the trigger keeps the deadline itself
-            self.defer(trigger=trigger, method_name="resume")
+            self._wait(job, deadline)
         return self._end(context, job, deadline)
 
     def resume(self, context: Any, event: dict[str, Any]) -> Any:
@@ -257,6 +249,18 @@ class ExternalRunOperator(KeyedOperator):
         self.log.info("job %s started under key %s", job, key)
         return job
 
+    def _wait(self, job: str, deadline: float) -> None:
+        """Leave the worker and wait in the triggerer."""
+        trigger = ExternalRunTrigger(
+            operator=f"{type(self).__module__}.{type(self).__qualname__}",
+            arguments=self.trigger_arguments(),
+            job=job,
+            poll_interval=self.poll_interval,
+            deadline=deadline,
+        )
+        # no timeout of Airflow's: it would leave the job running; the trigger keeps the deadline itself
+        self.defer(trigger=trigger, method_name="resume")
+
     def _end(self, context: Any, job: str, deadline: float) -> Any:
         result = self._follow(job, deadline)
         self.tell(context, result)
@@ -268,6 +272,8 @@ class ExternalRunOperator(KeyedOperator):
             if time.time() > deadline:
                 self.cancel(job)
                 raise RunFailedError(f"Job {job} did not end within {self.timeout:.0f} s and was cancelled.")
+            if self.deferrable and self.states.get(watch.word) == RUNNING:
+                self._wait(job, deadline)  # the server was away for longer than the trigger bears, and is back
             time.sleep(self.poll_interval)
         self._repeat(job)
         if verdict == FAILED:
@@ -328,7 +334,9 @@ class Watch:
             return None
         known = self._operator.states.get(self.word)
         if known is None:
-            self._bear(RunFailedError(f"Job {self._job} is {self.word!r}, which is no state we know."))
+            self._bear(
+                RunFailedError(f"Job {self._job} is {self.word!r}, which is no state we know; it was cancelled.")
+            )
         else:
             self._puzzled_since = None
         return None if known == RUNNING else known
@@ -337,6 +345,8 @@ class Watch:
         now = time.monotonic()
         self._puzzled_since = self._puzzled_since or now
         if now - self._puzzled_since > _PATIENCE:
+            if isinstance(error, RunFailedError):
+                self._operator.cancel(self._job)
             raise error
 
 

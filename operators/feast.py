@@ -102,7 +102,11 @@ class FeastMaterializeOperator(WorkOperator):
 
         window = Window.from_text(self.window) if self.window else run_window(context)
         report = online.materialize(
-            self.domain, self.view, window, tell=lambda progress: self.log.info("%s: %s", self.view, progress)
+            self.domain,
+            self.view,
+            window,
+            tell=lambda progress: self.log.info("%s: %s", self.view, progress),
+            key=key,
         )
         return asdict(report)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from adin.connections import connection
-from adin.errors import RunFailedError
+from adin.errors import RefusedError, RunFailedError
 
 from operators.amversion import ModelLink
 from operators.external_run import FAILED, RUNNING, SUCCEEDED, Address, ExternalRunOperator, JobLink, WorkOperator
@@ -86,7 +86,8 @@ class InferenceServiceOperator(ExternalRunOperator):
     :param deferrable: free the worker while waiting. Default Airflow's ``[operators] default_deferrable``.
     :returns: ``service``, ``namespace``, ``generation`` and ``url``.
     :raises ConfigError: Kubernetes refuses the specification, or the sign-in.
-    :raises RunFailedError: the model cannot be loaded, somebody else applied another, or it was deleted.
+    :raises RefusedError: somebody else has changed it meanwhile; theirs is left alone.
+    :raises RunFailedError: the model cannot be loaded, or the object was deleted.
     :raises ServiceError: Kubernetes does not answer; the next try finds what was applied.
     """
 
@@ -158,6 +159,12 @@ class InferenceServiceOperator(ExternalRunOperator):
     def failure(self, job: str, word: str) -> Exception:
         """Return the error with what KServe says of it."""
         name, _, _ = job.split("/")
+        if word == "Superseded":
+            # a retry would put it over what another has applied since
+            return RefusedError(
+                f"InferenceService {self.namespace}/{name} was changed by somebody else before it was ready.",
+                "Clear the task to apply this one again.",
+            )
         status = self._services().get(name).get("status") or {}
         said = (status.get("modelStatus") or {}).get("lastFailureInfo") or ""
         return RunFailedError(
@@ -171,8 +178,8 @@ class InferenceServiceOperator(ExternalRunOperator):
 
     def cancel(self, job: str) -> None:
         """Put back what stood there before."""
-        name, _, key = job.split("/")
-        self._services().put_back(name, key)
+        name, generation, key = job.split("/")
+        self._services().put_back(name, key, int(generation))
 
     def link(self, job: str) -> str:
         """Return where it answers, once it does."""

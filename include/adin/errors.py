@@ -56,6 +56,10 @@ class UnreachableError(ServiceError):
     """A server gave no answer, or said that it cannot answer now: nothing is known about what it was asked."""
 
 
+class ModelError(AdinError):
+    """A version of a model fails at what it is asked: its code, not the server's."""
+
+
 class BusyError(AdinError):
     """Too much is asked for at the moment.
 

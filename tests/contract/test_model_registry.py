@@ -138,6 +138,23 @@ def test_a_frozen_model_refuses_promotion_but_not_rollback(
     assert (state.champion, state.previous, state.frozen, state.mode) == (one, two, True, "train_only")
 
 
+def test_training_can_be_stopped_and_the_model_frozen_before_its_first_version(
+    models: Registry, model: str, artefacts: dict[str, Path]
+) -> None:
+    models.append(model, "ct_mode", mode="stopped", actor="ann", reason="wrong data", begin=True)
+    models.append(model, "freeze", actor="ann", reason="holiday")
+    first = validated(models, model, artefacts, "run-1")
+    assert first == 1
+    with pytest.raises(RefusedError, match="stopped"):
+        models.promote(model, first, against=None, actor="ci", reason="first", automatic=True)
+    models.append(model, "ct_mode", mode="auto_deploy", actor="ann", reason="mended")
+    with pytest.raises(RefusedError, match="frozen"):
+        models.promote(model, first, against=None, actor="ci", reason="first", automatic=True)
+    models.append(model, "unfreeze", actor="ann", reason="holiday is over")
+    models.promote(model, first, against=None, actor="ci", reason="first", automatic=True)
+    assert models.state(model).champion == first
+
+
 def test_an_automatic_promotion_is_refused_while_training_only(
     models: Registry, model: str, artefacts: dict[str, Path]
 ) -> None:

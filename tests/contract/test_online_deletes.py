@@ -107,6 +107,17 @@ def test_an_entity_leaves_the_store_some_time_after_its_last_write(one: RedisSer
     assert len(one.content()) == 1  # the deleted row was newer
 
 
+def test_an_entity_written_without_expiry_gets_one_by_the_next_load_and_keeps_what_it_has(one: RedisServer) -> None:
+    view = replace(takings(), online_ttl=timedelta(hours=1))
+    online.write(takings(), rows(3))  # killed between the row and its expiry, or written before the view had one
+    assert [one.ask("PTTL", key) for key in one.content()] == [-1] * 3
+    assert online.write(view, rows(3)).written == 0
+    left = [one.ask("PTTL", key) for key in one.content()]
+    assert all(3_500_000 < each <= 3_600_000 for each in left)
+    online.write(replace(view, online_ttl=timedelta(days=9)), rows(3))
+    assert all(one.ask("PTTL", key) <= 3_600_000 for key in one.content()), "a row that is the same is not kept alive"
+
+
 def test_views_of_one_entity_expire_together_after_the_longest_of_their_times(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     for file in (FEATURES / "shop").iterdir():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import kfp
@@ -22,13 +23,13 @@ from adin import control
 from adin.commands.model import app
 from adin.connections import Connection, connection
 from adin.control import swap
-from adin.errors import ConflictError, RefusedError, RunFailedError, UnreachableError
+from adin.errors import ConflictError, ModelError, RefusedError, RunFailedError, UnreachableError
 from adin.features import repo
 from adin.models import Registry, artifact, registry
 from adin.pipelines import compiled, steps
 from adin.pipelines.client import KfpClient
 from adin.serving.client import ServingClient
-from adin.settings import ROOT
+from adin.settings import ROOT, settings
 from adin.stack.kfp.attempt import processes
 from airflow_connections import variables
 from kfp import compiler, dsl
@@ -42,11 +43,11 @@ pytestmark = [pytest.mark.ml, pytest.mark.flow(14, 21), pytest.mark.filterwarnin
 
 __all__ = ["world"]
 
-#: A train.py whose model answers a few times, then no more: it loads, and fails under load.
+#: A train.py whose model answers a number of times, then no more: it loads, and fails under load.
 FAILS = """
 def _predict(self, frame):
     self.asked = getattr(self, "asked", 0) + 1
-    if self.asked > 4:
+    if self.asked > {times}:
         raise MemoryError("this model does not last")
     return np.zeros(len(frame))
 
@@ -148,14 +149,16 @@ def evaluation(folder: Path, against: int | None) -> Path:
 
 
 @contextmanager
-def in_flight(folder: Path, version: int, against: int) -> Iterator[tuple[str, Path]]:
+def in_flight(
+    folder: Path, version: int, against: int, experiment: str = settings().production_experiment
+) -> Iterator[tuple[str, Path]]:
     """A run that has trained and is about to deploy; it goes on when the file is there."""
     package = folder / "deploying.yaml"
     compiler.Compiler().compile(deploying, str(package))
     awaited, key = folder / "awaited", secrets.token_hex(4)
     arguments = {"problem": MODEL, "dataset": "none", "version": version, "key": key, "awaited": str(awaited)}
     arguments["folder"] = str(evaluation(folder / "evaluation", against))
-    run = KfpClient().submit(package, arguments, name=f"training-{key}")
+    run = KfpClient().submit(package, arguments, name=f"training-{key}", experiment=experiment)
     until(lambda: Path(f"{awaited}.began").exists(), 60)
     try:
         yield run, awaited
@@ -237,6 +240,14 @@ def test_stop_can_cancel_the_run_in_flight(models: Registry, tmp_path: Path) -> 
     assert models.state(MODEL).champion == champion == answers()
 
 
+def test_stop_leaves_the_runs_of_experiments_alone(models: Registry, tmp_path: Path) -> None:
+    champion, _ = champions()
+    with in_flight(tmp_path, validated(9.0), champion, experiment="trials of ann") as (run, _):
+        assert control.stop(MODEL, actor="test", reason="wrong data", running="cancel") == []
+        assert KfpClient().state(run) == "RUNNING"
+    wait(run)
+
+
 def test_stop_and_resume_may_be_repeated_and_status_tells_who_and_why(models: Registry) -> None:
     for _ in range(2):
         control.stop(MODEL, actor="ann", reason="bad source")
@@ -255,7 +266,7 @@ def test_a_version_that_fails_under_load_gives_way_to_the_former_and_freezes_the
     models: Registry, tmp_path: Path
 ) -> None:
     champion, _ = champions()
-    number = validated(7.0, code=FAILS)
+    number = validated(7.0, code=FAILS.format(times=4))
     folder = evaluation(tmp_path / "evaluation", champion)
     with pytest.raises(RefusedError, match=r"must not stay under load: .* requests failed"):
         steps.promote(MODEL, number, folder, "fails")
@@ -497,11 +508,16 @@ def test_a_target_that_cannot_come_under_load_changes_nothing(models: Registry) 
     assert answers() == champion
 
 
+def go_back(models: Registry) -> str:
+    """Roll back to the previous champion as pages and CLI do: what the plan has found is what is asked for."""
+    return control.submit(MODEL, str(control.plan(MODEL, "previous").version), reason="test", by="ann")
+
+
 def kill_a_rollback(models: Registry, after: str) -> None:
     """Kill a rollback just behind one of its log entries; where it was faster than we looked, the next one."""
     for _ in range(5):
         seq = models.state(MODEL).seq
-        run = control.submit(MODEL, "previous", reason="test", by="ann")
+        run = go_back(models)
         while not any(entry.event == after for entry in models.log(MODEL)[seq:]):
             time.sleep(0.002)
         for pid in processes(run):
@@ -523,7 +539,7 @@ def test_a_rollback_killed_in_the_middle_is_completed_or_given_up(models: Regist
     with pytest.raises(RefusedError, match="has not ended"):
         control.resume(MODEL, actor="test", reason="in the middle")
     if then == "repeat":
-        wait(control.submit(MODEL, "previous", reason="test", by="ann"))
+        wait(go_back(models))
     else:
         control.reconcile(MODEL, actor="bob")
     state = models.state(MODEL)
@@ -535,6 +551,62 @@ def test_a_rollback_killed_in_the_middle_is_completed_or_given_up(models: Regist
         state = control.unfreeze(MODEL, actor="bob", reason="false alarm")
         assert (state.champion, state.mode) == (champion, "auto_deploy")
     assert control.reconcile(MODEL, actor="bob") == []
+
+
+def test_a_target_that_fails_at_what_it_is_asked_is_no_target(models: Registry) -> None:
+    champion, _ = champions()
+    broken = validated(3.0, code=FAILS.format(times=0))
+    seq = models.state(MODEL).seq
+    assert "does not last" in control.plan(MODEL, str(broken)).obstacles[0]
+    with pytest.raises(RunFailedError, match="cannot go back"):
+        wait(control.submit(MODEL, str(broken), reason="test", by="ann"))
+    assert models.state(MODEL).seq == seq
+    assert answers() == champion
+
+
+def test_a_target_that_fails_only_under_load_gives_way_to_the_former(models: Registry) -> None:
+    champion, _ = champions()
+    broken = validated(3.0, code=FAILS.format(times=1))
+    assert control.plan(MODEL, str(broken)).obstacles == []
+    with pytest.raises(RunFailedError, match="does not last"):
+        wait(control.submit(MODEL, str(broken), reason="test", by="ann"))
+    state = models.state(MODEL)
+    assert (state.champion, state.served, state.frozen, state.mode) == (champion, champion, False, "auto_deploy")
+    assert models.log(MODEL)[-1].event == "ct_mode"
+    assert answers() == champion
+
+
+@pytest.mark.parametrize("again", ["unfreeze", "reconcile"])
+def test_an_unfreeze_killed_before_the_swap_is_completed(
+    models: Registry, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    champion, before = champions()
+    wait(control.submit(MODEL, "previous", reason="test", by="ann"))
+    with monkeypatch.context() as patch:
+        patch.setattr(swap, "follow", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            control.unfreeze(MODEL, actor="bob", reason="false alarm")
+    assert answers() == before
+    if again == "unfreeze":
+        control.unfreeze(MODEL, actor="bob", reason="false alarm")
+    else:
+        control.reconcile(MODEL, actor="bob")
+    state = models.state(MODEL)
+    assert (state.champion, state.served, state.frozen, state.mode) == (champion, champion, False, "auto_deploy")
+    assert answers() == champion
+
+
+def test_an_unfreeze_whose_version_fails_under_load_leaves_the_pin(models: Registry) -> None:
+    _, before = champions()
+    broken = validated(3.0, code=FAILS.format(times=1))
+    models.append(MODEL, "promote", version=broken, actor="test", reason="test")
+    wait(control.submit(MODEL, str(before), reason="test", by="ann"))
+    with pytest.raises(ModelError, match="does not last"):
+        control.unfreeze(MODEL, actor="bob", reason="false alarm")
+    state = models.state(MODEL)
+    assert (state.champion, state.served, state.frozen, state.mode) == (before, before, True, "train_only")
+    assert answers() == before
+    assert control.unfreeze(MODEL, keep_version=True, actor="bob", reason="it is good").champion == before
 
 
 def test_a_rollback_under_way_is_not_reconciled_away(models: Registry) -> None:

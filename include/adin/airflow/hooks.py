@@ -199,7 +199,9 @@ class KfpHook(AdinHook):
     name = "kfp"
 
     def probe(self, conn: Connection) -> str:
-        return _get(conn, "/apis/v2beta1/experiments?page_size=1")
+        from adin.pipelines.client import KfpClient
+
+        return f"Kubeflow Pipelines answers ({KfpClient(conn).experiments()} experiments)"
 
 
 class KserveHook(AdinHook):

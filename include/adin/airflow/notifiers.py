@@ -33,7 +33,10 @@ class FailureNotifier(BaseNotifier):
 
 
 class SuccessNotifier(BaseNotifier):
-    """Takes alerts back: for ``on_success_callback``. Does nothing but at the last task of a DAG."""
+    """Takes alerts back: for ``on_success_callback``, and ``on_skipped_callback``, as a task skips which had no work.
+
+    Does nothing but at the last task of a DAG.
+    """
 
     def notify(self, context: Any) -> None:
         """Queue that the failures of this task, and of those before it, are over."""

@@ -12,7 +12,7 @@ from adin.airflow.notifiers import FailureNotifier, SuccessNotifier
 from adin.settings import settings
 
 #: What a person must mend is not tried again; see :attr:`adin.errors.AdinError.retryable`.
-_FINAL = ("ConfigError", "DataError", "NotFoundError", "RefusedError")
+_FINAL = ("ConfigError", "DataError", "ModelError", "NotFoundError", "RefusedError")
 
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "adin",
@@ -23,6 +23,7 @@ DEFAULT_ARGS: dict[str, Any] = {
     "execution_timeout": timedelta(hours=2),
     "on_failure_callback": FailureNotifier(),
     "on_success_callback": SuccessNotifier(),
+    "on_skipped_callback": SuccessNotifier(),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=f"adin.errors.{name}", action=RetryAction.FAIL, reason="needs a person")

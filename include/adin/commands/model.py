@@ -166,10 +166,10 @@ def evidence(
 @app.command("freeze", epilog="Example: adin model freeze flights_delay --reason 'holiday week'")
 def freeze(model: Model, reason: Reason = "pinned by hand", json: output.Json = False) -> None:
     """Pin the champion: nothing is promoted until the pin is lifted."""
-    models = registry()
-    if not _state(models, model).frozen:
-        models.append(model, "freeze", actor=output.actor(), reason=reason)
-    _stands(models, model, json)
+    from adin import control
+
+    control.freeze(model, actor=output.actor(), reason=reason)
+    _stands(registry(), model, json)
 
 
 @app.command("unfreeze", epilog="Example: adin model unfreeze flights_delay --reason 'holiday is over'")

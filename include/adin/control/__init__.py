@@ -2,6 +2,6 @@
 
 from adin.control.ct import Status, resume, status, stop
 from adin.control.reconcile import reconcile
-from adin.control.rollback import Plan, plan, submit, unfreeze
+from adin.control.rollback import Plan, freeze, plan, submit, unfreeze
 
-__all__ = ["Plan", "Status", "plan", "reconcile", "resume", "status", "stop", "submit", "unfreeze"]
+__all__ = ["Plan", "Status", "freeze", "plan", "reconcile", "resume", "status", "stop", "submit", "unfreeze"]

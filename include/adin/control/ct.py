@@ -11,6 +11,8 @@ from adin.errors import AdinError, NotFoundError, RefusedError
 from adin.models import Registry, State, registry
 from adin.models.log import Mode
 from adin.pipelines.client import KfpClient, Run
+from adin.problem import names
+from adin.settings import settings
 
 InFlight = Literal["finish", "cancel"]
 #: Seconds a cancelled run has to end.
@@ -99,7 +101,14 @@ def stop(
     _no_rollback(models, name)
     if known(models, name).mode != mode:
         models.append(
-            name, "ct_mode", mode=mode, actor=actor, reason=reason, evidence={"in_flight": running}, run_key=run_key
+            name,
+            "ct_mode",
+            mode=mode,
+            actor=actor,
+            reason=reason,
+            evidence={"in_flight": running},
+            run_key=run_key,
+            begin=True,
         )
     recurring.follow(name)
     client = KfpClient()
@@ -134,15 +143,15 @@ def resume(name: str, *, actor: str, reason: str, run_key: str = "") -> State:
 
 
 def in_flight(name: str, client: KfpClient | None = None) -> list[Run]:
-    """Return the training runs of a problem which have not ended."""
-    runs = (client or KfpClient()).unended()
+    """Return the training runs of a problem which have not ended and may deploy; those of experiments may not."""
+    runs = (client or KfpClient()).unended(settings().production_experiment)
     return [run for run in runs if run.parameters.get("problem") == name and "dataset" in run.parameters]
 
 
 def known(models: Registry, name: str) -> State:
-    """Return the state of a model; :raises NotFoundError: there is no such model."""
+    """Return the state of a model, or of a problem that has none yet; :raises NotFoundError: there is neither."""
     state = models.state(name)
-    if not state.seq:
+    if not state.seq and name not in names():
         raise NotFoundError(f"No model {name!r}.", f"Known models: {', '.join(models.models()) or 'none yet'}.")
     return state
 

@@ -117,6 +117,15 @@ def before_pin(entries: Sequence[Entry]) -> Standing | None:
     return Standing(entries[first - 1].aliases.get("champion"), mode)
 
 
+def unpinned(entries: Sequence[Entry]) -> Standing | None:
+    """Return champion and mode before the unfreeze that made the champion; None if something else made it."""
+    for place in range(len(entries) - 1, 0, -1):
+        before = entries[place - 1]
+        if entries[place].aliases.get("champion") != before.aliases.get("champion"):
+            return Standing(before.aliases.get("champion"), before.mode) if entries[place].event == "unfreeze" else None
+    return None
+
+
 def begun(entries: Sequence[Entry]) -> Begun | None:
     """Return the rollback that was begun and has not ended, None if there is none."""
     place = next((n for n in range(len(entries) - 1, -1, -1) if _stops(entries[n])), None)
@@ -128,6 +137,17 @@ def begun(entries: Sequence[Entry]) -> Begun | None:
     after = [each for each in entries[place + 1 :] if each.event in ("rollback", "undone")]
     pinned = bool(after) and (after[-1].event, after[-1].version) == ("rollback", version)
     return Begun(entry.run_key, asked["target"], version, _mode_before(entries, place), asked["kfp_run"], pinned)
+
+
+def before_begun(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries before the rollback that has not ended, and before those it took over from; all if none is."""
+    first = len(entries)
+    for place in range(len(entries) - 1, -1, -1):
+        if _stops(entries[place]):
+            first = place
+        elif entries[place].event in ("ct_mode", "unfreeze"):
+            break
+    return entries[:first]
 
 
 def _stops(entry: Entry) -> bool:

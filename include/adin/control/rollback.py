@@ -105,7 +105,7 @@ def plan(name: str, target: str) -> Plan:
 def resolve(models: Registry, name: str, target: str) -> int:
     """Return the version a target names.
 
-    ``previous`` after a rollback that did not end is that one's version, so that a second try does not go two back.
+    ``previous`` is seen from before a rollback that did not end, so that a second try does not go two back.
 
     :raises RefusedError: there was no champion then, or none before.
     :raises ConfigError: the target cannot be read.
@@ -114,11 +114,8 @@ def resolve(models: Registry, name: str, target: str) -> int:
     entries = models.log(name)
     if re.fullmatch(r"\d+", text):
         return models.version(name, int(text)).number
-    begun = history.begun(entries)
-    if begun and begun.target == text:
-        return begun.version
     if text == "previous":
-        return history.previous_champion(entries)
+        return history.previous_champion(history.before_begun(entries))
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -128,7 +125,7 @@ def resolve(models: Registry, name: str, target: str) -> int:
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment > datetime.now(UTC):
         raise RefusedError(f"{target} is in the future.", "Nobody knows the champion of then.")
-    return history.champion_at(entries, moment)
+    return history.champion_at(history.before_begun(entries), moment)
 
 
 def submit(name: str, target: str, *, reason: str, by: str) -> str:
@@ -228,6 +225,16 @@ def end(models: Registry, name: str, mode: Mode, *, by: str, reason: str, run_ke
         recurring.follow(name)
 
 
+def freeze(name: str, *, actor: str, reason: str) -> None:
+    """Pin the champion: nothing is promoted until the pin is lifted; also before the first version is there.
+
+    :raises NotFoundError: there is no such model or problem.
+    """
+    models = registry()
+    if not ct.known(models, name).frozen:
+        models.append(name, "freeze", actor=actor, reason=reason, begin=True)
+
+
 def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, run_key: str = "") -> State:
     """Lift the pin; after a rollback also bring back the champion and the mode from before it.
 
@@ -239,7 +246,10 @@ def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, 
     ct._no_rollback(models, name)
     state = ct.known(models, name)
     if not state.frozen:
-        return state
+        if state.champion != state.served and (pinned := history.unpinned(models.log(name))):
+            # an earlier try wrote the log and was killed before the swap
+            _return(models, ServingClient(), name, pinned, actor=actor, reason=reason, run_key=run_key)
+        return models.state(name)
     before = None if keep_version else history.before_pin(models.log(name))
     if before is None or before.champion is None:
         models.append(name, "unfreeze", actor=actor, reason=reason, run_key=run_key, expect_seq=state.seq)
@@ -256,18 +266,34 @@ def unfreeze(name: str, *, keep_version: bool = False, actor: str, reason: str, 
         run_key=run_key,
         expect_seq=state.seq,
     )
+    pinned = history.Standing(state.champion, state.mode)
+    _return(models, serving, name, pinned, actor=actor, reason=reason, run_key=run_key)
+    return models.state(name)
+
+
+def _return(
+    models: Registry,
+    serving: ServingClient,
+    name: str,
+    pinned: history.Standing,
+    *,
+    actor: str,
+    reason: str,
+    run_key: str,
+) -> None:
+    """Put under load what an unfreeze has made champion; if it fails there, the log says so and the pin stays."""
+    champion = models.state(name).champion
     recurring.follow(name)
     try:
         swap.follow(problem(name), models, serving, actor=actor, reason=reason, run_key=run_key)
     except AdinError as error:
-        if not error.retryable and models.state(name).champion == before.champion != state.champion:
+        if not error.retryable and models.state(name).champion == champion != pinned.champion:
             reason = f"the swap failed: {str(error)[:300]}"
-            models.append(name, "undone", version=before.champion, actor=actor, reason=reason, run_key=run_key)
-            models.append(name, "ct_mode", mode=state.mode, actor=actor, reason="the pin stays", run_key=run_key)
+            models.append(name, "undone", version=champion, actor=actor, reason=reason, run_key=run_key)
+            models.append(name, "ct_mode", mode=pinned.mode, actor=actor, reason="the pin stays", run_key=run_key)
             recurring.follow(name)
             swap.follow(problem(name), models, serving, actor=actor, reason="the former version", run_key=run_key)
         raise
-    return models.state(name)
 
 
 def _open(models: Registry, name: str, run_key: str) -> history.Begun | None:

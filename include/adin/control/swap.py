@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from adin.errors import ConflictError, NotFoundError, RefusedError, ServiceError, UnreachableError
+from adin.errors import ConflictError, ModelError, NotFoundError, RefusedError, ServiceError, UnreachableError
 from adin.models import Registry
 from adin.problem import Guard, Problem
 from adin.serving.client import ServingClient
@@ -35,6 +35,7 @@ def follow(
 
     :param guard: looks at the version that was loaded and raises if it must not stay; its facts go to the log.
     :raises RefusedError: there is no champion, or it may not come under load.
+    :raises ModelError: it fails at what it is asked.
     :raises ServiceError: the model server does not answer.
     """
     name = spec.name
@@ -80,7 +81,7 @@ def missing_share(spec: Problem, serving: ServingClient) -> float | None:
     """
     try:
         return _missing(serving.predict(spec.name, [spec.example]))
-    except (NotFoundError, ServiceError):
+    except (ModelError, NotFoundError, ServiceError):
         return None
 
 

@@ -8,7 +8,7 @@ faults: feast-dev/feast#6615, docs/offline-store.md.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,6 +21,8 @@ from pyspark.sql import functions as F
 
 from adin.errors import ConfigError
 from adin.features import point_in_time, repo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PointInTimeOfflineStoreConfig(stock.SparkOfflineStoreConfig):
@@ -67,7 +69,7 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
         session = stock.get_spark_session_or_start_new_with_repoconfig(config.offline_store)
         at = offline_utils.infer_event_timestamp_from_entity_df(stock._get_entity_schema(session, entity_df))
         rows = _frame(session, entity_df, at)
-        first, last = rows.agg(F.min(at), F.max(at)).first() or (None, None)
+        first, last = _span(rows, at)
         asked = list(rows.columns)
         offline_utils.assert_expected_columns_in_entity_df(
             dict.fromkeys(asked), offline_utils.get_expected_join_keys(project, feature_views, registry), at
@@ -103,6 +105,13 @@ def _frame(session: SparkSession, entity_df: pd.DataFrame | str | DataFrame, at:
     elif isinstance(entity_df, str):
         entity_df = session.sql(entity_df)
     return entity_df.withColumn(at, F.col(at).cast("timestamp"))
+
+
+def _span(rows: DataFrame, at: str) -> tuple[datetime | None, datetime | None]:
+    """Return the first and the last time; PySpark would give them in this machine's time zone."""
+    found = rows.agg(F.min(F.unix_micros(at)), F.max(F.unix_micros(at))).first() or (None, None)
+    first, last = (None if each is None else _EPOCH + timedelta(microseconds=each) for each in found)
+    return first, last
 
 
 def _requested(feature_refs: list[str], feature_views: list[FeatureView]) -> list[tuple[FeatureView, list[str]]]:

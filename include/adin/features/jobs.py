@@ -90,7 +90,7 @@ def _follow(cluster: clusters.Cluster, key: str, application: str) -> dict[str, 
         # a word that nobody knows is no end; the task's own timeout is the limit
         while cluster.states.get(word := cluster.state(application), clusters.RUNNING) == clusters.RUNNING:
             time.sleep(_PAUSE)
-    except AdinError:  # gone, or the cluster does not answer: the next try looks again
+    except (NotFoundError, ServiceError):  # gone, or the cluster does not answer: the next try looks again
         raise
     except BaseException:
         with contextlib.suppress(AdinError):

@@ -116,12 +116,15 @@ class _Teller:
         self._tell(Progress(self._phase, self._done, self._total, rate, left / rate if rate else 0.0))
 
 
-def materialize(domain: str, view: str, window: Window, *, tell: Tell = lambda _: None) -> MaterializeReport:
+def materialize(
+    domain: str, view: str, window: Window, *, tell: Tell = lambda _: None, key: str = ""
+) -> MaterializeReport:
     """Load the published partitions of a window into Redis and record the interval in Feast's registry.
 
     A window of ``online_spark_rows`` published rows or more is loaded by Spark's executors, with the same result.
 
     :param tell: called with the progress of long loads.
+    :param key: run key; under one key a Spark job that goes, or has ended unseen, is found. Default: always a new one.
     :raises NotFoundError: the domain has no such view.
     :raises DataError: the window has no published partition, and the view is not one that changes on few days.
     """
@@ -138,10 +141,25 @@ def materialize(domain: str, view: str, window: Window, *, tell: Tell = lambda _
         )
     chosen = {day: published[day] for day in days}
     large = sum(part.rows for part in chosen.values()) >= settings().online_spark_rows
-    load = _by_spark if large and settings().offline_store == "hive" else _in_process
-    report = load(spec, found, window, chosen, tell)
-    store.record_interval(view, window)
+    if large and settings().offline_store == "hive":
+        report = _by_spark(spec, found, window, chosen, tell, key or uuid.uuid4().hex)
+    else:
+        report = _in_process(spec, found, window, chosen, tell)
+    for loaded in [window] if spec.static(view) else _spans(window, days):
+        store.record_interval(view, loaded)
     return report
+
+
+def _spans(window: Window, days: list[str]) -> list[Window]:
+    """Return the parts of a window that were published: a day that comes later waits to be loaded."""
+    spans: list[Window] = []
+    for day in days:
+        start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+        part = Window(max(start, window.start), min(start + timedelta(days=1), window.end))
+        if spans and spans[-1].end == part.start:
+            part = Window(spans.pop().start, part.end)
+        spans.append(part)
+    return spans
 
 
 def published_window(domain: str, view: str) -> Window:
@@ -206,17 +224,16 @@ def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partit
     return MaterializeReport(view.name, str(window), len(days), rows, keys, written)
 
 
-def _by_spark(spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell) -> MaterializeReport:
-    """Run the Spark job ``materialize``, under a key of this call's own: an older result says nothing of Redis now."""
+def _by_spark(
+    spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell, key: str
+) -> MaterializeReport:
+    """Run the Spark job ``materialize``; its result is forgotten once read, for later it says nothing of Redis."""
     from adin.features import jobs
 
-    key = f"online-{view.name}-{uuid.uuid4().hex[:12]}"
+    key = f"online-{view.name}-{key[-16:]}"
     rows = sum(part.rows for part in days.values())
     reading = _Teller(tell, "read", rows)
-    try:
-        arguments = {"domain": spec.name, "view": view.name, "days": sorted(days)}
-        done = jobs.run("materialize", key=key, arguments=arguments)
-    finally:
-        jobs.forget(key)
+    done = jobs.run("materialize", key=key, arguments={"domain": spec.name, "view": view.name, "days": sorted(days)})
+    jobs.forget(key)
     reading.add(rows)
     return MaterializeReport(view.name, str(window), len(days), rows, done["keys"], done["written"], by="spark")

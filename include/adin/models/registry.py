@@ -303,6 +303,7 @@ class Registry:
         alias: str = "",
         evidence: Mapping[str, Any] | None = None,
         run_key: str = "",
+        begin: bool = False,
     ) -> Entry:
         """Write the next entry of a model's log: the change itself.
 
@@ -310,6 +311,7 @@ class Registry:
         :param mode: mode of continuous training after the event; for ``ct_mode``, ``rollback`` and ``unfreeze``.
         :param alias: name for the event ``alias``: given to the version, or taken away where there is none.
         :param run_key: a run that has written this event already gets that entry back.
+        :param begin: the log may begin with it: training is stopped, or the model frozen, before it has a version.
         :raises ConflictError: there are entries behind ``expect_seq``.
         :raises RefusedError: the event is not allowed as things stand.
         :raises NotFoundError: there is no such model.
@@ -319,7 +321,7 @@ class Registry:
         if event == "ct_mode" and mode is None:
             raise RefusedError("The event ct_mode needs a mode.", "Give auto_deploy, train_only or stopped.")
         for wait in waits():
-            view = self._seen(model)
+            view = self._current(model) if begin else self._seen(model)
             if run_key and (found := _written(view, event, version, run_key, mode)):
                 return found
             if expect_seq is not None and view.state.seq != expect_seq:

@@ -200,9 +200,15 @@ class KfpClient:
         )
         return _run(page.runs[0]) if page.runs else None
 
-    def unended(self) -> list[Run]:
-        """Return the runs that go, or wait to, newest first."""
-        return self._all(_GOING)
+    def unended(self, experiment: str = "") -> list[Run]:
+        """Return the runs that go, or wait to, newest first.
+
+        :param experiment: only those of the experiment of this name. Default those of all.
+        """
+        if not experiment:
+            return self._all(_GOING)
+        home = self._experiment_id(experiment)
+        return self._all(_GOING, experiment_id=home) if home else []
 
     def ended(self, before: datetime) -> list[Run]:
         """Return the runs that had ended at a time, newest first."""
@@ -278,9 +284,10 @@ class KfpClient:
         except NotFoundError:
             return
 
-    def _all(self, states: str) -> list[Run]:
+    def _all(self, states: str, **given: str) -> list[Run]:
         found: list[Run] = []
         token = ""
+        given = given or self._namespace()
         while True:
             page = self._call(
                 self._runs.run_service_list_runs,
@@ -288,7 +295,7 @@ class KfpClient:
                 sort_by="created_at desc",
                 page_size=100,
                 page_token=token,
-                **self._namespace(),
+                **given,
             )
             found += map(_run, page.runs or [])
             token = page.next_page_token or ""
@@ -307,6 +314,11 @@ class KfpClient:
         found = self._call(self._runs.run_service_get_run, run_id)
         home = self._call(self._experiments.experiment_service_get_experiment, found.experiment_id)
         return str(home.display_name)
+
+    def experiments(self) -> int:
+        """Return how many experiments there are: the shortest question of which the answer shows that all is well."""
+        listed = self._experiments.experiment_service_list_experiments
+        return int(self._call(listed, page_size=1, **self._namespace()).total_size or 0)
 
     def state(self, run_id: str) -> str:
         """Return the state of a run."""
@@ -456,22 +468,20 @@ class KfpClient:
         return Version(pipeline, page.pipeline_versions[0].pipeline_version_id) if page.pipeline_versions else None
 
     def _experiment(self, name: str) -> str:
-        def find() -> str | None:
-            listed = self._experiments.experiment_service_list_experiments
-            page = self._call(listed, filter=_named(name), page_size=1, **self._namespace())
-            return str(page.experiments[0].experiment_id) if page.experiments else None
-
-        found = find()
-        if found:
+        if found := self._experiment_id(name):
             return found
         body = self._api.V2beta1Experiment(display_name=name, **self._namespace())
         try:
             return str(self._call(self._experiments.experiment_service_create_experiment, body).experiment_id)
         except (ConflictError, ServiceError):
-            found = find()
-            if not found:
-                raise
-            return found
+            if found := self._experiment_id(name):
+                return found
+            raise
+
+    def _experiment_id(self, name: str) -> str | None:
+        listed = self._experiments.experiment_service_list_experiments
+        page = self._call(listed, filter=_named(name), page_size=1, **self._namespace())
+        return str(page.experiments[0].experiment_id) if page.experiments else None
 
     def _log(self, run_id: str, task: Task) -> str:
         # the generated client lacks this route; it stands in v1alpha1 only

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adin import datasets
-from adin.errors import AdinError, ConflictError, DataError, RefusedError, UnreachableError
+from adin.errors import AdinError, ConflictError, DataError, RefusedError, ServiceError
 from adin.models import EXPERIMENTAL, Registry, artifact, registry
 from adin.pipelines.client import KfpClient
 from adin.problem import Problem, Split, problem
@@ -276,7 +276,12 @@ def promote(name: str, version: int, evaluation: Path, run_key: str, *, kfp_run:
         return f"held: runs of the KFP experiment {where!r} deploy nothing"
     told = _evaluation(evaluation)
     _not_undone(name, run_key)
-    found = serving.check(name, version)
+    try:
+        found = serving.check(name, version)
+    except ServiceError:
+        raise
+    except AdinError as error:
+        return _kept_back(models, name, version, f"held: {error}", run_key)
     if broken := swap.unfit(spec, found):
         return _kept_back(models, name, version, f"held: {'; '.join(broken)}", run_key)
     missing = swap.missing_share(spec, serving)
@@ -308,7 +313,7 @@ def promote(name: str, version: int, evaluation: Path, run_key: str, *, kfp_run:
             run_key=run_key,
             guard=lambda number: swap.guard(spec, serving, number, missing) if number == version else {},
         )
-    except UnreachableError:
+    except ServiceError:  # says nothing about the version
         raise
     except Exception as error:
         _undo(spec, models, serving, version, told["against"], run_key, error)

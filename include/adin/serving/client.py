@@ -11,6 +11,7 @@ from adin.errors import (
     AdinError,
     ConfigError,
     DataError,
+    ModelError,
     NotFoundError,
     RefusedError,
     ServiceError,
@@ -25,6 +26,7 @@ _ERRORS: dict[int, type[AdinError]] = {
     404: NotFoundError,
     409: RefusedError,
     422: DataError,
+    500: ModelError,  # what the server knows it tells by the others
     502: UnreachableError,
     503: UnreachableError,
     504: UnreachableError,
@@ -34,7 +36,7 @@ _ERRORS: dict[int, type[AdinError]] = {
 class ServingClient:
     """A KServe model server.
 
-    Its methods raise :class:`UnreachableError` while it is away, :class:`ServiceError` when it fails.
+    Its methods raise :class:`UnreachableError` while it is away, :class:`ModelError` when the version itself fails.
 
     :param conn: default the connection ``kserve``.
     """

@@ -49,22 +49,25 @@ class InferenceServices:
         else:
             marks = now["metadata"].get("annotations") or {}
             mine = marks.get(RUN_KEY) == key
-            former = marks.get(FORMER, "") if mine else json.dumps({"spec": now["spec"], "key": marks.get(RUN_KEY, "")})
+            former = marks.get(FORMER, "") if mine else json.dumps({"spec": now["spec"]})
         return self._objects.apply(name, spec, {RUN_KEY: key, FORMER: former}, rehearse=rehearse)
 
-    def put_back(self, name: str, key: str) -> None:
-        """Undo what the work under a key applied, unless somebody else has applied something since."""
+    def put_back(self, name: str, key: str, generation: int) -> None:
+        """Undo what the work under a key applied, unless somebody else has changed it since.
+
+        What is put back is nobody's work: the one that applied it first must not undo it a second time.
+        """
         try:
-            marks = self.get(name)["metadata"].get("annotations") or {}
+            found = self.get(name)
         except NotFoundError:
             return
-        if marks.get(RUN_KEY) != key:
+        if standing(found, key, generation) == "Superseded":
             return
+        marks = found["metadata"]["annotations"]
         if not marks.get(FORMER):
             self._objects.delete(name)
             return
-        former = json.loads(marks[FORMER])
-        self._objects.apply(name, former["spec"], {RUN_KEY: former["key"], FORMER: ""})
+        self._objects.apply(name, json.loads(marks[FORMER])["spec"], {RUN_KEY: "", FORMER: ""})
 
 
 def standing(found: Mapping[str, Any], key: str, generation: int) -> str:
@@ -74,11 +77,11 @@ def standing(found: Mapping[str, Any], key: str, generation: int) -> str:
     one before.
 
     :param key: run key of the work that applied it.
-    :param generation: the one it had then.
+    :param generation: the one it had then; another by now, and somebody has changed it. 0 if that is not known.
     """
     marks = found["metadata"].get("annotations") or {}
     status = found.get("status") or {}
-    if marks.get(RUN_KEY) != key:
+    if marks.get(RUN_KEY) != key or generation not in (0, found["metadata"]["generation"]):
         return "Superseded"
     if found["metadata"].get("deletionTimestamp"):
         return "Deleting"

@@ -18,7 +18,7 @@ from operators.external_run import ExternalRunOperator, KeyedOperator, WorkOpera
 from operators.kserve import InferenceServiceOperator
 
 MODULES = ("amversion", "clickhouse", "feast", "kfp", "kserve", "lakefs", "spark_hive")
-SETTINGS = {"renew", "plan_only", "poll_interval", "timeout", "deferrable", "conn_id"}
+SETTINGS = {"renew", "plan_only", "poll_interval", "timeout", "deferrable", "conn_id", "automatic"}
 
 
 def operators():
@@ -196,6 +196,6 @@ def test_the_plan_of_a_service_is_checked_by_the_server_and_changes_nothing(clus
 
 
 def test_a_service_that_nobody_has_looked_at_is_not_ready():
-    found = {"metadata": {"annotations": {RUN_KEY: "k"}}, "spec": {}}
+    found = {"metadata": {"annotations": {RUN_KEY: "k"}, "generation": 1}, "spec": {}}
     assert standing(found, "k", 1) == "Unseen"
     assert issubclass(InferenceServiceOperator, ExternalRunOperator)

@@ -138,7 +138,8 @@ def history(model: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> li
     return [entry.model_dump(mode="json") for entry in stores.models().log(model)[::-1][:limit]]
 
 
-@router.get("/models/{model}/rollback", dependencies=[readable])
+# a plan loads the version beside the one that answers: not for everybody who may look
+@router.get("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))])
 def plan(model: str, target: str = "previous") -> dict[str, Any]:
     """Return what a rollback would change; changes nothing."""
     from adin import control
@@ -166,9 +167,10 @@ def rollback(model: str, asked: RollbackRequest, who: CallerDep) -> dict[str, st
 @router.post("/models/{model}/freeze", dependencies=[Depends(allowed("freeze"))])
 def freeze(model: str, asked: Reasoned, who: CallerDep) -> dict[str, Any]:
     """Pin the champion: nothing is promoted until the pin is lifted."""
-    registry = stores.models()
-    if not _state(model)["frozen"]:
-        registry.append(model, "freeze", actor=who.name, reason=asked.reason)
+    from adin import control
+
+    stores.use_control()
+    control.freeze(model, actor=who.name, reason=asked.reason)
     return _state(model)
 
 

@@ -73,15 +73,15 @@ def model(request: Request, model: str, who: CallerDep, before: Annotated[int | 
     )
 
 
-@router.get("/models/{model}/rollback", dependencies=[readable])
-def plan(request: Request, model: str, who: CallerDep, to: str = "previous") -> str:
+@router.get("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))])
+def plan(request: Request, model: str, to: str = "previous") -> str:
     """Show what a rollback would change, and ask."""
     from adin import control
     from adin.problem import problem
 
     stores.use_control()
     planned, approval = control.plan(model, to), problem(model).rollback.approval
-    return page(request, "rollback.html", plan=planned, may=_rights(who, model), approval=approval)
+    return page(request, "rollback.html", plan=planned, approval=approval)
 
 
 @router.post("/models/{model}/rollback", dependencies=[Depends(allowed("rollback"))])
