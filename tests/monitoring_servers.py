@@ -139,6 +139,7 @@ class AlertServer(Process):
             "ADIN_CONN_S3": s3.uri,
             "ADIN_CONN_ALERTMANAGER": told.uri,
             "ADIN_ALERT_PAUSE": 0.2,
+            "ADIN_ALERT_DRIFT_PAUSE": 1,
             "ADIN_ALERT_RESEND": 1,
             "ADIN_ALERT_HOLD": 3,
             "ADIN_REGISTRY_PATIENCE": 2,

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     runbook_url: str = Field("docs/monitoring.md", description="Page of the runbooks; alerts link to its headings.")
     alert_sources: tuple[str, ...] = Field((), description="Further sources of alerts, module:class, as a JSON list.")
     alert_pause: float = Field(3, gt=0, description="Seconds between two rounds of the alert service.")
+    alert_drift_pause: float = Field(30, gt=0, description="Seconds between two looks of it at the alarms of drift.")
     alert_resend: float = Field(30, gt=0, description="Seconds between two tellings of an alert that is up.")
     alert_ttl: float = Field(900, gt=0, description="Seconds until an alert that is told no more is taken for over.")
     alert_hold: float = Field(

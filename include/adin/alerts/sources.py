@@ -173,10 +173,15 @@ class DriftSource:
     :param active: returns the alarms of a problem; :param problems: returns the problems there are.
     """
 
-    name, pause = "drift", 30.0
+    name = "drift"
 
     def __init__(self, active: Callable[[str], Iterable[Any]], problems: Callable[[], Iterable[str]]) -> None:
         self._active, self._problems = active, problems
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds between two looks."""
+        return settings().alert_drift_pause
 
     def look(self, position: Any, now: datetime) -> Found:
         """Return all alarms that go on."""
