@@ -170,7 +170,10 @@ def _kill(client: Any, key: str) -> None:
 
 
 def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:
-    """Create the problem's table, or add the columns that this version brings."""
+    """Create the problem's table, or add the columns that this version brings, and widen those whose type has grown.
+
+    :raises DataError: a column has changed to a type that cannot hold what is there, or the other way round.
+    """
     declared = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     client.command(
         f"CREATE TABLE IF NOT EXISTS {table} ({declared}, split LowCardinality(String), _commit String) "
@@ -181,6 +184,28 @@ def _ensure_table(client: Any, table: str, columns: dict[str, str]) -> None:
     if new:
         added = ", ".join(f"ADD COLUMN IF NOT EXISTS {identifier(name)} {kind}" for name, kind in new.items())
         client.command(f"ALTER TABLE {table} {added}")
+    for name, kind in columns.items():
+        if name in known and (wide := _wider(client, table, name, known[name], kind)) != known[name]:
+            client.command(f"ALTER TABLE {table} MODIFY COLUMN {identifier(name)} {wide}")
+
+
+def _wider(client: Any, table: str, name: str, known: str, kind: str) -> str:
+    """Return the type that holds the values of two; an insert would cast them without a word."""
+    from clickhouse_connect.driver.exceptions import DatabaseError
+
+    if known == kind:
+        return known
+    both = ", ".join(f"defaultValueOfTypeName({literal(each)})" for each in (known, kind))
+    try:
+        wide = str(client.query(f"SELECT toTypeName([{both}])").result_rows[0][0]).removeprefix("Array(")[:-1]
+    except DatabaseError:
+        wide = ""
+    if not wide or wide.startswith("Variant("):
+        raise DataError(
+            f"{table}: column {name} is {known}, and {kind} in this version: no type holds both.",
+            f"Give the feature another name, or drop {table} and load the versions anew.",
+        )
+    return wide
 
 
 def _columns(client: Any, source: str) -> dict[str, str]:
