@@ -117,7 +117,7 @@ def random_cases(chance: random.Random):
             late=chance.choice([0, 0, 1, None]),
             known=at + chance.choice([0, 1, 30, 200]) * grid,
         )
-        for number in range(3600)
+        for number in range(5200)
     ]
     return values, events
 

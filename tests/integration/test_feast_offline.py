@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -76,6 +77,34 @@ def test_nothing_known_later_is_used(joined):
     values = {name.split("/")[0]: row["pair__value"] for name, row in joined.items()}
     assert values["late"] == 1.0
     assert 666.0 not in values.values()
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tehran"])
+def test_a_machine_that_is_not_in_utc_reads_the_same_partitions(feast, joined, events, zone, monkeypatch):
+    night = datetime(2021, 1, 28, tzinfo=UTC)
+    chosen = [
+        (f"{event['id']}/{place}", event)
+        for place, event in enumerate(events)
+        if night <= event["at"] - timedelta(hours=1) < night + timedelta(hours=4)
+    ]
+    frame = pd.DataFrame(
+        {
+            "id": [name for name, _ in chosen],
+            "event_timestamp": [event["at"] - timedelta(hours=1) for _, event in chosen],
+            **{key: [event[key] for _, event in chosen] for key in ("a", "b")},
+            "n": pd.array([event["n"] for _, event in chosen], dtype="Int64"),
+        }
+    )
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        found = feast.get_historical_features(frame, REFERENCES, full_feature_names=True).to_df()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert len(found) == len(chosen) > 100
+    for row in found.to_dict("records"):
+        assert [_values(row, view) for view in FEATURES] == [_values(joined[row["id"]], view) for view in FEATURES]
 
 
 def test_a_service_with_on_demand_features_is_answered_and_no_view_is_left(feast):

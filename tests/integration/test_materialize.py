@@ -110,7 +110,7 @@ def test_the_newest_row_of_each_key_comes_online_and_a_second_run_changes_nothin
     assert (first.days, first.rows, first.keys, first.written) == (2, 6, 2, 2)
     assert second.written == 0 and stored() == before
     assert (price("corner"), price("mill")) == (3.0, 2.0)
-    assert store.intervals("prices") == [window(1, 4)]
+    assert store.intervals("prices") == [window(1, 3)]
 
 
 def test_day_by_day_in_any_order_gives_what_one_run_gives(table: str) -> None:

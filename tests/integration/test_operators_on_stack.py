@@ -114,14 +114,29 @@ def _ingest(request) -> Work:
 
 def _apply(request) -> Work:
     request.getfixturevalue("prices")
-    return Work(FeastApplyOperator, {"domain": "shop"}, lambda _: 1, lambda _: None)
+    # applied by the fixture to another registry
+    registry = f"sqlite:///{request.getfixturevalue('tmp_path') / 'empty.db'}"
+    conn = replace(connection("feast"), extra={"registry": registry})
+    request.getfixturevalue("monkeypatch").setenv("ADIN_CONN_FEAST", conn.uri)
+
+    def views(_: Any) -> list[str]:
+        assert not store.plan("shop").changes
+        return sorted(each.name for each in store.registered() if type(each).__name__ == "FeatureView")
+
+    return Work(FeastApplyOperator, {"domain": "shop"}, lambda result: views(result).count("prices"), views)
 
 
 def _materialize(request) -> Work:
     table = request.getfixturevalue("prices")
     test_materialize.publish(table, {1: test_materialize.day_of(1, {"a": 1.0, "b": 2.0})})
-    arguments = {"domain": "shop", "view": "prices", "window": "2013-07-01T00:00:00Z/2013-07-02T00:00:00Z"}
-    return Work(FeastMaterializeOperator, arguments, lambda _: 1, lambda result: (result["rows"], result["keys"]))
+    window = test_materialize.window(1, 2)
+
+    def loaded(_: Any) -> int:
+        assert [test_materialize.price(shop) for shop in ("a", "b")] == [1.0, 2.0]
+        return store.intervals("prices").count(window)
+
+    arguments = {"domain": "shop", "view": "prices", "window": str(window)}
+    return Work(FeastMaterializeOperator, arguments, loaded, lambda _: test_materialize.stored())
 
 
 def _build(request) -> Work:
@@ -168,13 +183,13 @@ def test_work_on_the_stack_that_ended_while_nobody_looked_is_found(work):
 @cell("kill_sync")
 def test_killing_a_task_on_the_stack_leaves_nothing_going_and_the_next_try_completes(work):
     run_id = f"killed-{uuid4().hex}"
-    process = _worker(work, run_id)
+    process = _worker(work, run_id, stdout=subprocess.PIPE)
     key = work.operator().key(context(run_id))
-    spark = work.kind is SparkHiveIngestOperator
-    until(lambda: not spark or _processes_of(key), seconds=120)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"at work\n"
+    until(lambda: work.kind is not SparkHiveIngestOperator or _processes_of(key), seconds=120)
     process.terminate()
-    code = process.wait(60)
-    assert not spark or code == 1
+    assert process.wait(60) == 1
     until(lambda: not _processes_of(key), seconds=10)
     assert work.count(work.run(run_id)) == 1
 
@@ -191,8 +206,8 @@ def test_a_backfill_on_the_stack_done_twice_leaves_the_same(work):
     assert work.same(work.run(f"backfill-{uuid4().hex}")) == work.same(first)
 
 
-def _worker(work: Work, run_id: str = RUN) -> subprocess.Popen[bytes]:
-    return one_try.start(work.kind, work.arguments, dag="ops", run=run_id)
+def _worker(work: Work, run_id: str = RUN, **more: Any) -> subprocess.Popen[bytes]:
+    return one_try.start(work.kind, work.arguments, dag="ops", run=run_id, **more)
 
 
 def _processes_of(key: str) -> list[int]:

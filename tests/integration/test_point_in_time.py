@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pyarrow.parquet as pq
@@ -157,6 +158,7 @@ def test_columns_are_the_services_in_its_order(joined):
 @pytest.mark.parametrize("view", KEYS)
 def test_every_row_is_what_an_oracle_that_looks_at_all_rows_finds(joined, cases, view):
     answered = 0
+    assert len(joined["rows"]) * len(KEYS) > 10_000
     for row in joined["rows"]:
         answer = tuple(row[f"{view}__{feature}"] for feature in FEATURES[view])
         right = answers(row, view, cases[0][view])
@@ -176,6 +178,31 @@ def test_ties_have_one_answer_whatever_the_order_of_the_files_and_a_killed_jobs_
     _, files = _retrieve(table)
     offline().drop(table)
     assert _tables(files) == _tables(joined["files"])
+
+
+def test_training_sets_made_side_by_side_are_what_one_alone_is(joined):
+    tables = [f"adin_tmp.joins_{uuid4().hex[:8]}" for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        made = [files for _, files in pool.map(_retrieve, tables)]
+    for table in tables:
+        offline().drop(table)
+    assert [_tables(files) for files in made] == [_tables(joined["files"])] * 2
+
+
+def test_days_that_no_event_can_see_are_not_read(joined, edition):
+    if edition == "postgres":
+        pytest.skip("PostgreSQL keeps one table; its index does it")
+    part = hive.partitions(repo.domain("joins").view("brief").table)["2021-01-27"]
+    file = next(name for name in hdfs.list_files(part.location) if name.endswith(".parquet"))
+    kept = hdfs.read(file)
+    hdfs.write(file, b"no parquet")
+    table = f"adin_tmp.joins_{uuid4().hex[:8]}"
+    try:
+        result, _ = _retrieve(table, Window.parse("2021-03-01", "2021-03-31"))
+    finally:
+        hdfs.write(file, kept)
+        offline().drop(table)
+    assert sum(result["rows"].values()) > 100
 
 
 def test_a_window_without_labels_is_refused_with_its_remedy(joined):
