@@ -34,7 +34,8 @@ def scratch():
 
 @pytest.fixture(scope="session")
 def write_features():
-    """Return a function that replaces a feature table, of the edition in force, by given rows."""
+    """Return a function that replaces a feature table, of the edition in force, by given rows; all go at the end."""
+    made = {}
 
     def write(view: repo.View, schema: pa.Schema, rows: list[dict], kinds: dict[str, str]) -> None:
         days = defaultdict(list)
@@ -51,5 +52,9 @@ def write_features():
         if settings().offline_store == "hive":
             hive.drop_table(view.table)
         offline().publish(view, kinds, staged)
+        made[settings().offline_store, view.table] = offline()
 
-    return write
+    yield write
+    for (_, table), store in made.items():
+        store.drop(table)
+        hdfs.delete(hive.table_folder(table))

@@ -206,7 +206,7 @@ def test_days_that_no_event_can_see_are_not_read(joined, edition):
 
 
 def test_a_window_without_labels_is_refused_with_its_remedy(joined):
-    with pytest.raises(DataError, match=r"joins\.events has no labelled row .* Run the features DAG"):
+    with pytest.raises(DataError, match=r"adin_scratch\.events has no labelled row .* Run the features DAG"):
         _retrieve("adin_tmp.joins_none", Window.parse("2020-01-01", "2020-02-01"))
     assert "joins_none" not in offline().temporary()
 

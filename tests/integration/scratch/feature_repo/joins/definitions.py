@@ -14,9 +14,10 @@ from feast.types import Float64, Int64, String, UnixTimestamp
 def hive(table: str) -> SparkSource:
     return SparkSource(
         name=table,
-        table=f"joins.{table}",
+        table=f"adin_scratch.{table}",
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
+        date_partition_column="day",
     )
 
 
