@@ -7,6 +7,7 @@ server is needed: features are made here, in pandas, from the demo's data.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ _ASKED = pd.Timedelta(minutes=60)
 
 def main() -> None:
     """Print the table."""
+    output.table(["month", "AUC old", "new", "gain", "by row", "by day", "decision"], replay())
+
+
+def replay(months: Iterable[int] = range(5, 13)) -> list[tuple[Any, ...]]:
+    """Return the table, a row a month."""
     rows = features(demo_data.tables("flights"))
     module = _train_code()
     policy = Promotion(primary="log_loss", min_effect=0.002)
@@ -30,14 +36,14 @@ def main() -> None:
     first = rows["at"].dt.month
     old = module.fit(rows[first <= 3][names], rows[first <= 3]["late"], {"learning_rate": 0.08, "max_iter": 150})
     told = []
-    for month in range(5, 13):
+    for month in months:
         output.step(f"month {month}")
         seen, test = rows[first < month], rows[first == month]
         new = module.fit(seen[names], seen["late"], {"learning_rate": 0.08, "max_iter": 150})
         told.append(
             (f"2013-{month:02d}", *_judged(policy, test, old.predict(test[names]), new.predict(test[names]), seen))
         )
-    output.table(["month", "AUC old", "new", "gain", "by row", "by day", "decision"], told)
+    return told
 
 
 def _judged(policy: Promotion, test: pd.DataFrame, old: Any, new: Any, seen: pd.DataFrame) -> tuple[Any, ...]:
