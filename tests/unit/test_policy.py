@@ -177,9 +177,19 @@ def test_a_guardrail_that_is_not_defined_holds() -> None:
 
 
 def test_a_slice_too_small_to_tell_is_left_out() -> None:
+    data = world()
+    few = (data["carrier"] == "UA") & (np.arange(len(data["carrier"])) >= 1000)
+    data["carrier"] = np.where(few, "AA", data["carrier"])
+    decision = judge(POLICY, challenger=data["truth"], champion=blurred(data, 0.6), of=data)
+    assert decision.outcome == "promoted"
+    told = [rail["name"] for rail in decision.evidence["guardrails"]]
+    assert told == ["auc", "log_loss of carrier=AA", "log_loss of carrier=DL"]
+
+
+def test_a_guardrail_of_which_no_slice_is_large_enough_holds() -> None:
     data = world(days=40, rows=9)
     decision = judge(POLICY, challenger=data["truth"], champion=blurred(data, 0.6), of=data)
-    assert [rail["name"] for rail in decision.evidence["guardrails"]] == ["auc"]
+    assert (decision.outcome, failed(decision)) == ("held", ["log_loss by carrier"])
 
 
 def test_an_equal_model_replaces_an_old_champion_but_not_a_young_one() -> None:

@@ -128,6 +128,7 @@ def decide(
     gain, interval = gain_interval(sums, root=policy.primary == "rmse", confidence=policy.confidence)
     checks += _comparison(policy, len(sums), gain, interval, champion_age)
     rails = _guardrails(policy, truth, given, np.asarray(days), slices or {})
+    checks += _unseen(policy, len(truth), slices or {})
     return _decision(policy, [*checks, *(rail.check(policy) for rail in rails)], values, days, gain, interval, rails)
 
 
@@ -165,6 +166,15 @@ def _guardrails(
     corrected = adjusted([p for *_, p in measured], policy.correction)
     return [
         _Rail(name, rail, rows, worse, p) for (name, rail, rows, worse, _), p in zip(measured, corrected, strict=True)
+    ]
+
+
+def _unseen(policy: Promotion, rows: int, slices: Mapping[str, Array]) -> list[Check]:
+    """Return a failed check for each guardrail that has nothing to look at: what is missing means hold."""
+    return [
+        Check(f"{rail.metric} by {', '.join(rail.slices)}", False, f"no slice has {rail.min_rows} rows", "held")
+        for rail in policy.guardrails
+        if not _parts(rail, rows, slices)
     ]
 
 
