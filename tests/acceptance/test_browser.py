@@ -11,6 +11,7 @@ import pytest
 from adin.models import registry
 from adin.settings import ROOT
 from adin.stack import control
+from kfp_server import until
 from playwright.sync_api import Page, sync_playwright
 
 PROBLEM = "flights_delay"
@@ -53,8 +54,11 @@ def test_the_menu_of_airflow_leads_to_the_models_page(page):
 @pytest.mark.flow(16, 17)
 @pytest.mark.parametrize(
     "path",
-    ["models", "models/{p}", "models/{p}/versions/1", "datasets", "models/{p}/rollback?to=1", "drift", "drift/{p}"],
-)
+    [
+        "models", "models/{p}", "models/{p}/versions/1", "models/{p}/compare?v=1&v=1", "models/{p}/rollback?to=1",
+        "datasets", "drift", "drift/{p}", "status",
+    ],
+)  # fmt: skip
 def test_a_page_fits_a_laptops_screen_and_asks_nobody_else(page, path):
     page.trouble.clear()
     page.goto(f"/adin/{path.format(p=PROBLEM)}")
@@ -81,6 +85,36 @@ def test_training_is_stopped_and_resumed_by_keyboard_alone(page):
     assert registry().state(PROBLEM).mode == "stopped"
     press("Resume training")
     assert registry().state(PROBLEM).mode == "auto_deploy"
+
+
+@pytest.mark.flow(16)
+def test_the_evidence_shows_its_plots_within_the_page_and_leads_to_the_data(page):
+    page.goto(f"/adin/models/{PROBLEM}/versions/1")
+    plots = page.frame_locator("iframe.report").locator("svg")
+    plots.first.wait_for()
+    assert plots.first.is_visible()
+    commit = registry().version(PROBLEM, 1).manifest.dataset
+    page.locator(f"a[href$='/datasets/{PROBLEM}/{commit}']").first.click()
+    assert page.get_by_text("flights.outcomes").first.is_visible()
+
+
+@pytest.mark.flow(18, 21)
+def test_a_rollback_is_planned_started_and_taken_back(page):
+    page.goto(f"/adin/models/{PROBLEM}")
+    page.get_by_label("Roll back to").fill("1")
+    page.get_by_role("button", name="Show the plan").click()
+    assert page.get_by_text("yes, and its features are online").is_visible()
+    page.get_by_label("Reason").fill("tried in the browser")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Roll back to version 1").click()
+    until(lambda: registry().state(PROBLEM).frozen and registry().state(PROBLEM).mode == "train_only", seconds=180)
+    page.goto(f"/adin/models/{PROBLEM}")
+    page.get_by_label("Reason").fill("it was a trial")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Lift the pin").click()
+    state = registry().state(PROBLEM)
+    assert (state.champion, state.served, state.frozen, state.mode) == (1, 1, False, "auto_deploy")
+    assert "tried in the browser" in page.locator("main").inner_text()
 
 
 @pytest.mark.flow(22)

@@ -132,6 +132,22 @@ def version(model: str, version: int) -> dict[str, Any]:
     return {"version": found.number, "sha256": found.digest, **found.manifest.model_dump(mode="json")}
 
 
+@router.get("/models/{model}/versions/{version}/card", dependencies=[readable])
+def card(model: str, version: int) -> dict[str, Any]:
+    """Return everything on record about a version: the model card."""
+    from adin.models import card as cards
+
+    return cards.card(stores.models(), model, version)
+
+
+@router.get("/models/{model}/compare", dependencies=[readable])
+def compare(model: str, v: Annotated[list[int], Query(min_length=2, max_length=6)]) -> dict[str, Any]:
+    """Return versions beside each other: data, parameters, features, metrics by slice; the first is the measure."""
+    from adin.models.compare import compare as beside
+
+    return beside(stores.models(), [(model, number) for number in v])
+
+
 @router.get("/models/{model}/history", dependencies=[readable])
 def history(model: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[dict[str, Any]]:
     """Return the newest entries of the log, newest first."""

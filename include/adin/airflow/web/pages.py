@@ -149,12 +149,15 @@ def evidence(model: str, version: int) -> HTMLResponse:
 @router.get("/models/{model}/compare", dependencies=[readable])
 def compare(request: Request, model: str, v: Annotated[list[int], Query(min_length=2, max_length=6)]) -> str:
     """Show versions side by side; what differs is marked."""
-    registry = stores.models()
-    found = [registry.version(model, number) for number in v]
-    facts = [_comparable(each.manifest.model_dump(mode="json")) for each in found]
-    keys = list(dict.fromkeys(key for each in facts for key in each))
-    rows = [(key, values, len(set(values)) > 1) for key in keys for values in [[each.get(key, "-") for each in facts]]]
-    return page(request, "compare.html", model=model, found=found, rows=rows)
+    return page(request, "compare.html", model=model, found=api.compare(model, v))
+
+
+@router.get("/models/{model}/versions/{version}/card", dependencies=[readable])
+def card(model: str, version: int) -> HTMLResponse:
+    """Return the model card: everything on record about a version, on a page that needs nothing else."""
+    from adin.models import card as cards
+
+    return HTMLResponse(cards.html(api.card(model, version)), headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 @router.get("/datasets")
@@ -256,15 +259,3 @@ def _test_metrics(version: Any) -> dict[str, float | None]:
 def _points(versions: list[Any], name: str) -> list[tuple[int, float]]:
     found = ((version.number, _test_metrics(version).get(name)) for version in versions)
     return [(number, value) for number, value in found if value is not None]
-
-
-def _comparable(manifest: dict[str, Any]) -> dict[str, str]:
-    """Return a manifest's facts as lines one can lay side by side."""
-    lines = {key: str(manifest[key]) for key in ("created", "dataset", "window", "registry", "code_version", "service")}
-    lines |= {f"parameter {name}": str(value) for name, value in manifest["parameters"].items()}
-    lines["features"] = f"{len(manifest['features'])}: {', '.join(manifest['features'])}"
-    for split, slices in manifest["metrics"].items():
-        for slice_, values in slices.items():
-            for name, value in values.items():
-                lines[f"{name}, {split}, {slice_}"] = "-" if value is None else f"{value:.4f}"
-    return lines
