@@ -152,6 +152,17 @@ def test_a_version_that_answers_somewhere_is_kept_and_all_are_where_that_cannot_
     assert planned(models) == {}
 
 
+def test_files_of_a_model_that_another_registry_knows_are_left_alone(
+    models: Registry, model: str, tmp_path: Path, later: Any
+) -> None:
+    validated(models, model, files(tmp_path), "run-1")
+    theirs = f"{model}_of_another/files/{'a' * 64}"
+    models.bucket.upload(theirs, next(iter(files(tmp_path / "theirs").values())))
+    later(2)
+    assert planned(models) == {}
+    models.bucket.remove(theirs)
+
+
 def test_what_is_wanted_again_loses_its_mark(
     models: Registry, model: str, tmp_path: Path, later: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

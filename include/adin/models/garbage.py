@@ -47,10 +47,13 @@ class Files:
 
     def _of(self, objects: Mapping[str, tuple[datetime, int]]) -> list[Item]:
         oldest, wanted, found = _clock() - _YOUNG, dict[str, set[str]](), []
+        known = {*self._models.models(), *(model for model, _ in self._models.store.manifest_times())}
         for key, (written, size) in objects.items():
             model, _, digest = key.partition("/files/")
             if not digest or written > oldest:
                 continue
+            if model not in known:
+                continue  # of another registry that keeps its files in the same bucket
             if model not in wanted:
                 wanted[model] = self._wanted(model)
             if digest not in wanted[model]:
