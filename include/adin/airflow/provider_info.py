@@ -38,6 +38,8 @@ _LIMITS = _TIMES | {
     ),
     "breaker_seconds": ("Breaker: seconds", _number(), "Until one call is let through again. Empty: 5."),
 }
+#: Of clients that pause between repeats as they see fit.
+_LIMITS_OF_THEIRS = {name: field for name, field in _LIMITS.items() if name != "backoff"}
 _SCHEME = {"scheme": ("Scheme", _choice("http", "https"), "")}
 
 #: Form of each type: its name, renamed fields, hidden fields, and fields of its own with their help.
@@ -98,7 +100,7 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
         "Adin ClickHouse",
         {"schema": "Database"},
         [],
-        _SCHEME | {"ui": ("Web UI", _TEXT, "Address of its play page, for the link on a task.")} | _LIMITS,
+        _SCHEME | {"ui": ("Web UI", _TEXT, "Address of its play page, for the link on a task.")} | _LIMITS_OF_THEIRS,
     ),
     "kfp": (
         "Adin Kubeflow Pipelines",
@@ -113,7 +115,7 @@ _FORMS: dict[str, tuple[str, dict[str, str], list[str], dict[str, tuple[str, dic
         }
         | _LIMITS,
     ),
-    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], _SCHEME | _LIMITS),
+    "kserve": ("Adin KServe", {"password": "Bearer token"}, ["login", "schema"], _SCHEME | _LIMITS_OF_THEIRS),
     "s3": (
         "Adin S3",
         {"login": "Access key", "password": "Secret key"},
