@@ -74,6 +74,18 @@ def test_a_freeze_by_command_stops_promotion_until_it_is_lifted(
     assert len(ask("history", model, "--all")) == 5
 
 
+def test_a_problem_can_be_frozen_before_its_first_version(
+    models: Registry, model: str, artefacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adin.control.ct.names", lambda: [model])
+    assert ask("freeze", model, "--reason", "holiday")["frozen"] is True
+    number = validated(models, model, artefacts, "run-1")
+    with pytest.raises(RefusedError, match="frozen"):
+        models.promote(model, number, against=None, actor="kfp", reason="first")
+    assert ask("unfreeze", model)["frozen"] is False
+    models.promote(model, number, against=None, actor="kfp", reason="first")
+
+
 def test_models_and_versions_are_listed(models: Registry, model: str, artefacts: dict[str, Path]) -> None:
     validated(models, model, artefacts, "run-1")
     assert model in [each["model"] for each in ask("list")]
