@@ -32,7 +32,7 @@ def scratch():
         cached.cache_clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def write_features():
     """Return a function that replaces a feature table, of the edition in force, by given rows; all go at the end."""
     made = {}

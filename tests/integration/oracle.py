@@ -154,7 +154,7 @@ def write(write_features, values, events, chance):
             kinds["value"] = "bigint"
         kinds |= {"event_timestamp": "timestamp", "created_timestamp": "timestamp"}
         schema = pa.schema([(name, ARROW.get(kind, pa.timestamp("us", "UTC"))) for name, kind in kinds.items()])
-        write_features(repo.domain("joins").view(view), schema, chance.sample(rows, len(rows)), kinds)
+        write_features(repo.domain("adin_scratch").view(view), schema, chance.sample(rows, len(rows)), kinds)
 
 
 def all_cases(seed):

@@ -23,7 +23,7 @@ def feast(scratch, write_features, tmp_path_factory):
     registry = f"sqlite:///{tmp_path_factory.mktemp('feast') / 'registry.db'}"
     with trying(replace(connection("feast"), extra={"registry": registry})):
         write(write_features, *all_cases(3), random.Random(1))
-        store.apply("joins")
+        store.apply("adin_scratch")
         found = store.feature_store(offline=True)
         yield found
     from pyspark.sql import SparkSession

@@ -78,7 +78,7 @@ def joins(scratch, write_features, tmp_path_factory):
     registry = f"sqlite:///{tmp_path_factory.mktemp('feast') / 'registry.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADIN_CONN_FEAST", replace(connection("feast"), extra={"registry": registry}).uri)
-        store.apply("joins")
+        store.apply("adin_scratch")
         yield
 
 

@@ -150,7 +150,7 @@ def test_on_demand_features_see_request_values_and_the_prediction_time(joined):
 
 
 def test_columns_are_the_services_in_its_order(joined):
-    service = repo.service("joins", "everything")
+    service = repo.service("adin_scratch", "everything")
     columns = [name for name in joined["result"]["columns"] if "__" in name]
     assert columns == list(service.columns)
 
@@ -192,7 +192,7 @@ def test_training_sets_made_side_by_side_are_what_one_alone_is(joined):
 def test_days_that_no_event_can_see_are_not_read(joined, edition):
     if edition == "postgres":
         pytest.skip("PostgreSQL keeps one table; its index does it")
-    part = hive.partitions(repo.domain("joins").view("brief").table)["2021-01-27"]
+    part = hive.partitions(repo.domain("adin_scratch").view("brief").table)["2021-01-27"]
     file = next(name for name in hdfs.list_files(part.location) if name.endswith(".parquet"))
     kept = hdfs.read(file)
     hdfs.write(file, b"no parquet")
