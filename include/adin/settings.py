@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     retention_run_days: float = Field(
         30, ge=1, description="Days after its end until a pipeline run is garbage of which no kept model came."
     )
+    join_memory_mb: float = Field(
+        32,
+        ge=0,
+        description="Views whose files take no more are joined in each worker's memory, MB. 0: all by sorting.",
+    )
     spark_driver_memory: str = Field("2g", description="Heap of a local Spark driver.")
     kfp_parallel_runs: int = Field(2, ge=1, description="Runs that local KFP executes at a time; others wait.")
     kfp_parallel_steps: int = Field(2, ge=1, description="Steps of one run that local KFP executes at a time.")

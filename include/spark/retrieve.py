@@ -31,9 +31,7 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
     spec, span = problem(arguments["problem"]), Span.from_text(arguments["window"])
     service = repo.service(spec.domain, spec.features)
     labelled, counts = _labels(session, spec, span)
-    joined = labelled
-    for view in service.views:
-        joined = point_in_time.join(joined, _values(session, view, spec, span), view)
+    joined = point_in_time.join(labelled, [(view, _values(session, view, spec, span)) for view in service.views])
     joined = _on_demand(joined, service).withColumnsRenamed({"prediction_time": "event_timestamp"})
     keys = [name for name in labelled.columns if name not in {"prediction_time", "split", spec.label.column}]
     chosen = joined.select(*keys, "event_timestamp", *service.columns, spec.label.column, "split")

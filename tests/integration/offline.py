@@ -73,6 +73,5 @@ def training_set(spark: SparkSession, name: str, span: Window) -> tuple[DataFram
         spark.sql(f"CREATE DATABASE IF NOT EXISTS {table.partition('.')[0]}")
         made(spark, spec.domain, table.partition(".")[2]).write.mode("overwrite").saveAsTable(table)
     rows, counts = retrieve._labels(spark, spec, span)
-    for view in service.views:
-        rows = point_in_time.join(rows, retrieve._values(spark, view, spec, span), view)
+    rows = point_in_time.join(rows, [(view, retrieve._values(spark, view, spec, span)) for view in service.views])
     return retrieve._on_demand(rows, service), counts

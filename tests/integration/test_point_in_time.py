@@ -180,6 +180,16 @@ def test_ties_have_one_answer_whatever_the_order_of_the_files_and_a_killed_jobs_
     assert _tables(files) == _tables(joined["files"])
 
 
+def test_a_view_too_large_for_memory_is_joined_by_sorting_with_the_same_answer(joined, edition, monkeypatch):
+    if edition == "postgres":
+        pytest.skip("PostgreSQL chooses for itself")
+    monkeypatch.setenv("ADIN_JOIN_MEMORY_MB", "0")
+    table = f"adin_tmp.joins_{uuid4().hex[:8]}"
+    _, files = _retrieve(table)
+    offline().drop(table)
+    assert _tables(files) == _tables(joined["files"])
+
+
 def test_training_sets_made_side_by_side_are_what_one_alone_is(joined):
     tables = [f"adin_tmp.joins_{uuid4().hex[:8]}" for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:

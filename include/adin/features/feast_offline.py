@@ -8,6 +8,7 @@ faults: feast-dev/feast#6615, docs/offline-store.md.
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -67,6 +68,8 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
         if entity_df is None:
             raise ConfigError("Entity rows are needed: pass entity_df.")
         session = stock.get_spark_session_or_start_new_with_repoconfig(config.offline_store)
+        if session.sparkContext.master.startswith("local"):
+            session.sparkContext.pythonExec = sys.executable  # else the first python3 on the path
         at = offline_utils.infer_event_timestamp_from_entity_df(stock._get_entity_schema(session, entity_df))
         rows = _frame(session, entity_df, at)
         first, last = _span(rows, at)
@@ -75,14 +78,15 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
             dict.fromkeys(asked), offline_utils.get_expected_join_keys(project, feature_views, registry), at
         )
         entities = {each.name: each for each in registry.list_entities(project, allow_cache=True)}
-        joined, chosen = rows, []
+        views, chosen = [], []
         for found, names in _requested(feature_refs, feature_views):
             view = _view(found, entities, names)
-            joined = point_in_time.join(joined, _values(session, found, view, first, last), view, at=at)
+            views.append((view, _values(session, found, view, first, last)))
             chosen += [
                 F.col(f"{view.name}__{name}").alias(f"{view.name}__{name}" if full_feature_names else name)
                 for name in names
             ]
+        joined = point_in_time.join(rows, views, at=at)
         return PointInTimeRetrievalJob(
             joined.select(*asked, *chosen),
             spark_session=session,

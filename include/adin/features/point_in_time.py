@@ -1,31 +1,88 @@
-"""The point-in-time join in Spark.
+"""The point-in-time join in Spark: each entity row once, with what could be known of its keys at its time.
 
-Each view is joined by one sort: feature rows and entity rows are put into one list per key, ordered by when a row was
-available, and each entity row takes the greatest (event time, created time, hash) seen so far. So nothing created after
-the prediction time is used, ties have one answer, and rows are never multiplied.
+Nothing created after the prediction time is used, ties have one answer, and rows are never multiplied. Views that fit
+in memory are looked up row by row (:mod:`.as_of`); others are joined by one sort each.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, Window
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+from pyspark import cloudpickle
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
+from adin.features import as_of
+from adin.features.as_of import Seen, micros
 from adin.features.repo import View
+from adin.settings import settings
+
+# the Python of Spark's workers has Arrow and numpy, not necessarily this package
+cloudpickle.register_pickle_by_value(as_of)
 
 
-def join(entities: DataFrame, values: DataFrame, view: View, *, at: str = "prediction_time") -> DataFrame:
-    """Give each entity row the view's features, as ``view__feature``, as they could be known at its time.
+def join(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str = "prediction_time") -> DataFrame:
+    """Give each entity row the views' features, as ``view__feature``, as they could be known at its time.
 
-    :param entities: the view's keys, the time, and any other columns.
-    :param values: the view's keys, event time, created time and features; rows without a key stand for nothing.
+    :param entities: the views' keys, the time, and any other columns.
+    :param views: each with its rows: keys, event time, created time and features; rows without a key stand for nothing.
     :param at: column of the entity rows' time. Default ``prediction_time``.
     :returns: every entity row once, with its columns and the features; null where nothing was known, or only what is
         older than the view's TTL.
     """
-    names = [name for name, _ in view.features]
+    small = [(view, rows) for view, rows in views if _bytes(rows) <= settings().join_memory_mb * 1e6]
+    joined = in_memory(entities, small, at=at) if small else entities
+    for view, rows in views:
+        if all(view is not each for each, _ in small):
+            joined = by_sorting(joined, rows, view, at=at)
+    return joined.select(*entities.columns, *(f"{view.name}__{name}" for view, _ in views for name, _ in view.features))
+
+
+def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str) -> DataFrame:
+    """Join as :func:`join` does, with all rows of the views in the memory of each Python worker."""
+    fields, seen = list(entities.schema.fields), []
+    for view, rows in views:
+        names = [name for name, _ in view.features]
+        known = rows.where(_keyed(view) & F.col(view.event).isNotNull())
+        columns = list(dict.fromkeys([*view.keys, view.event, view.created, *names]))
+        rows = known.select(*columns, F.xxhash64(*names).alias("_hash"))
+        seen.append((view.keys, Seen(view, rows.toArrow())))
+        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name in names]
+
+    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            times, columns = micros(batch[at]), list(batch.columns)
+            for keys, values in seen:
+                columns += values.take(values.find([batch[key] for key in keys], times))
+            yield pa.RecordBatch.from_arrays(columns, names)
+
+    names = [field.name for field in fields]
+    # Spark sends a function this large to each worker once
+    return entities.mapInArrow(add, T.StructType(fields))
+
+
+def _keyed(view: View) -> Column:
     keyed = F.lit(True)
     for key in view.keys:
         keyed = keyed & F.col(key).isNotNull()
+    return keyed
+
+
+def _bytes(rows: DataFrame) -> int:
+    """Return what Spark thinks that rows take, by the sizes of their files."""
+    return int(str(rows._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()))
+
+
+def by_sorting(entities: DataFrame, values: DataFrame, view: View, *, at: str) -> DataFrame:
+    """Join one view as :func:`join` does, by one sort.
+
+    Feature rows and entity rows are put into one list per key, ordered by when a row was available, and each entity row
+    takes the greatest (event time, created time, hash) seen so far.
+    """
+    names = [name for name, _ in view.features]
+    keyed = _keyed(view)
     value = F.struct(
         F.col(view.event).alias("_event"),
         F.col(view.created).alias("_created"),
@@ -35,7 +92,7 @@ def join(entities: DataFrame, values: DataFrame, view: View, *, at: str = "predi
     empty = F.lit(None)
     keys = [F.col(key) for key in view.keys]
     entity_row = F.struct(*entities.columns)
-    offered = values.where(keyed).select(
+    offered = values.where(keyed & F.col(view.event).isNotNull()).select(
         *keys,
         F.greatest(view.event, view.created).alias("_at"),
         F.lit(0).alias("_asks"),

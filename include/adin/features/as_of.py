@@ -1,0 +1,85 @@
+"""The point-in-time join of views that fit in memory: entity rows stream past them, and nothing is sorted or moved.
+
+A view becomes arrays, ordered by key and by when a row was available; beside each place stands the greatest (event
+time, created time, hash) seen by then of its key. An entity row finds its place by binary search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from adin.features.repo import View
+
+_NEVER = np.iinfo(np.int64).min
+
+
+class Seen:
+    """What is known of each key of a view, at any time.
+
+    :param rows: the view's keys, event time, created time, features, and ``_hash``, which decides between rows of the
+        same times; none without a key or an event time.
+    """
+
+    def __init__(self, view: View, rows: pa.Table) -> None:
+        rows = rows.combine_chunks()
+        self._ttl = int(view.ttl.total_seconds() * 1_000_000)
+        self._features = rows.select([name for name, _ in view.features])
+        self._event = micros(rows[view.event])
+        created = micros(rows[view.created])
+        self._keys: list[pa.Array] = []
+        code = np.zeros(len(rows), np.int64)
+        for name in view.keys:
+            encoded = pc.dictionary_encode(rows[name]).combine_chunks()
+            self._keys.append(encoded.dictionary)
+            code = code * len(encoded.dictionary) + np.asarray(encoded.indices)
+        self._codes, code = np.unique(code, return_inverse=True)
+        self._times, time = np.unique(np.maximum(self._event, created), return_inverse=True)
+        place = code * len(self._times) + time
+        order = np.argsort(place, kind="stable")
+        by_worth = np.lexsort((np.asarray(rows["_hash"]), created, self._event))
+        worth = np.empty_like(by_worth)
+        worth[by_worth] = np.arange(len(worth))
+        # a key's numbers lie above those of the key before: one running maximum serves all keys
+        base = code[order] * len(worth)
+        self._places = place[order]
+        self._best = by_worth[np.maximum.accumulate(worth[order] + base) - base]
+
+    def find(self, keys: Sequence[pa.Array], at: np.ndarray) -> pa.Array:
+        """Return the place of each entity row's row, null where nothing was known or it is older than the TTL.
+
+        :param keys: one array for each of the view's keys; :param at: microseconds, :data:`_NEVER` for null.
+        """
+        if not len(self._places):
+            return pa.nulls(len(at), pa.int64())
+        code, known = np.zeros(len(at), np.int64), at != _NEVER
+        for values, dictionary in zip(keys, self._keys, strict=True):
+            index = pc.index_in(values.cast(dictionary.type), value_set=dictionary)
+            known &= np.asarray(index.is_valid())
+            code = code * len(dictionary) + np.asarray(index.fill_null(0))
+        dense = np.minimum(np.searchsorted(self._codes, code), len(self._codes) - 1)
+        known &= self._codes[dense] == code
+        first = dense * len(self._times)
+        time = np.searchsorted(self._times, at, side="right") - 1
+        place = np.searchsorted(self._places, first + time, side="right") - 1
+        known &= (time >= 0) & (place >= 0)
+        known &= self._places[place] >= first
+        row = self._best[place]
+        if self._ttl:
+            known &= self._event[row] >= at - self._ttl
+        return pa.array(row, mask=~known)
+
+    def take(self, places: pa.Array) -> list[pa.Array]:
+        """Return the features at some places, null where there is none."""
+        return [pc.take(column.combine_chunks(), places) for column in self._features.columns]
+
+
+def micros(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return times as microseconds since 1970, :data:`_NEVER` for null."""
+    times = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).fill_null(_NEVER))
