@@ -18,7 +18,7 @@ import pytest
 from adin import connections
 from adin.connections import Connection, connection
 from adin.datasets import lake
-from adin.errors import AdinError, ConfigError, RunFailedError, ServiceError
+from adin.errors import AdinError, ConfigError, RefusedError, RunFailedError, ServiceError
 from adin.pipelines import client
 from adin.settings import settings
 from adin.stack.layout import program
@@ -296,7 +296,8 @@ def test_work_that_somebody_cancels_in_the_target_is_a_failure(subject: Subject)
         trying = pool.submit(subject.run)
         wait_for(subject.going)
         subject.stop_outside()
-        with pytest.raises((RunFailedError, ServiceError)):
+        # what another has put in its place is refused for good: a retry must not put it over that
+        with pytest.raises((RefusedError, RunFailedError, ServiceError)):
             trying.result(60)
     wait_for(subject.stopped)
 
