@@ -114,10 +114,11 @@ def _ingest(request) -> Work:
 
 def _apply(request) -> Work:
     request.getfixturevalue("prices")
-    # applied by the fixture to another registry
+    # applied by the fixture to another registry; this patch must end before the fixture's own
     registry = f"sqlite:///{request.getfixturevalue('tmp_path') / 'empty.db'}"
-    conn = replace(connection("feast"), extra={"registry": registry})
-    request.getfixturevalue("monkeypatch").setenv("ADIN_CONN_FEAST", conn.uri)
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)
+    patch.setenv("ADIN_CONN_FEAST", replace(connection("feast"), extra={"registry": registry}).uri)
 
     def views(_: Any) -> list[str]:
         assert not store.plan("shop").changes
