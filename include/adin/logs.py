@@ -9,21 +9,17 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from adin.settings import settings
 
-#: Fields a line may have beside time, level, service, logger and message; given as ``extra`` or by :func:`about`.
+#: Fields a line may have beside time, level, service, logger and message; given as ``extra``.
 #: ``happened`` becomes the field ``event``: under that name Airflow's logging would take it for the message.
 FIELDS = (
     "happened", "dag", "run", "started_by", "task", "problem", "model", "version", "dataset", "request_id", "actor",
     "status",
 )  # fmt: skip
-_ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})  # noqa: B039 - never changed in place
 _MASK = "***"
 _SECRETS = [
     (re.compile(r"(://[^\s/:@]*:)[^\s@/]+(?=@)"), rf"\1{_MASK}"),
@@ -51,16 +47,6 @@ def set_up(service: str, level: int = logging.INFO) -> None:
     logging.captureWarnings(True)
 
 
-@contextmanager
-def about(**fields: Any) -> Iterator[None]:
-    """Add fields to each line that is logged within a block."""
-    token = _ABOUT.set({**_ABOUT.get(), **fields})
-    try:
-        yield
-    finally:
-        _ABOUT.reset(token)
-
-
 def masked(text: str) -> str:
     """Return a text without passwords, tokens and keys."""
     for pattern, instead in _SECRETS:
@@ -70,7 +56,7 @@ def masked(text: str) -> str:
 
 def facts(record: logging.LogRecord, service: str) -> dict[str, Any]:
     """Return a line's fields; those that do not apply are left out."""
-    given = {**_ABOUT.get(), **{name: value for name, value in vars(record).items() if name in FIELDS}}
+    given = {name: value for name, value in vars(record).items() if name in FIELDS}
     line = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname.lower(),

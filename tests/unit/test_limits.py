@@ -56,6 +56,8 @@ def test_an_answer_that_refuses_what_was_asked_does_not_open_the_circuit():
 def test_a_connection_without_a_breaker_is_always_asked():
     where = conn(breaker_failures=0)
     fail(where, ServiceError("down"), 30)
+    with guarded(where):
+        pass
 
 
 def test_calls_above_the_rate_wait_their_turn():

@@ -18,8 +18,7 @@ def line(message: str, *arguments: object, form: type[logging.Formatter] = logs.
 
 
 def test_a_line_is_one_json_object_with_the_fields_that_apply() -> None:
-    with logs.about(problem="bread", run="run-7"):
-        found = json.loads(line("swap of %s\nwell", "bread", happened="swap", version=3))
+    found = json.loads(line("swap of %s\nwell", "bread", happened="swap", version=3, problem="bread", run="run-7"))
     assert found.pop("time").endswith("Z")
     assert found == {
         "level": "warning",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from adin.errors import DataError
 from adin.features.reader import OnlineReader, coverage
+from adin.features.registry_merge import joined
 from adin.features.repo import Domain, View
 from adin.features.writer import Compared, Newest, WriteReport, compare, put, write
 from adin.settings import settings
@@ -152,14 +153,9 @@ def materialize(
 
 def _spans(window: Window, days: list[str]) -> list[Window]:
     """Return the parts of a window that were published: a day that comes later waits to be loaded."""
-    spans: list[Window] = []
-    for day in days:
-        start = datetime.fromisoformat(day).replace(tzinfo=UTC)
-        part = Window(max(start, window.start), min(start + timedelta(days=1), window.end))
-        if spans and spans[-1].end == part.start:
-            part = Window(spans.pop().start, part.end)
-        spans.append(part)
-    return spans
+    starts = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days]
+    parts = [(max(at, window.start), min(at + timedelta(days=1), window.end)) for at in starts]
+    return [Window(start, end) for start, end in joined(parts)]
 
 
 def published_window(domain: str, view: str) -> Window:

@@ -32,11 +32,13 @@ def join(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: st
     :returns: every entity row once, with its columns and the features; null where nothing was known, or only what is
         older than the view's TTL.
     """
-    small = [(view, rows) for view, rows in views if _bytes(rows) <= settings().join_memory_mb * 1e6]
-    joined = in_memory(entities, small, at=at) if small else entities
+    small: list[tuple[View, DataFrame]] = []
+    large: list[tuple[View, DataFrame]] = []
     for view, rows in views:
-        if all(view is not each for each, _ in small):
-            joined = by_sorting(joined, rows, view, at=at)
+        (small if _bytes(rows) <= settings().join_memory_mb * 1e6 else large).append((view, rows))
+    joined = in_memory(entities, small, at=at) if small else entities
+    for view, rows in large:
+        joined = by_sorting(joined, rows, view, at=at)
     return joined.select(*entities.columns, *(f"{view.name}__{name}" for view, _ in views for name, _ in view.features))
 
 
@@ -44,12 +46,13 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
     """Join as :func:`join` does, with all rows of the views in the memory of each Python worker."""
     fields, seen = list(entities.schema.fields), []
     for view, rows in views:
-        names = [name for name, _ in view.features]
+        features = [name for name, _ in view.features]
         known = rows.where(_keyed(view) & F.col(view.event).isNotNull())
-        columns = list(dict.fromkeys([*view.keys, view.event, view.created, *names]))
-        rows = known.select(*columns, F.xxhash64(*names).alias("_hash"))
-        seen.append((view.keys, Seen(view, rows.toArrow())))
-        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name in names]
+        wanted = dict.fromkeys([*view.keys, view.event, view.created, *features])
+        held = known.select(*wanted, F.xxhash64(*features).alias("_hash")).toArrow()
+        seen.append((view.keys, Seen(view, held)))
+        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name in features]
+    names = [field.name for field in fields]
 
     def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -58,7 +61,6 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
                 columns += values.take(values.find([batch[key] for key in keys], times))
             yield pa.RecordBatch.from_arrays(columns, names)
 
-    names = [field.name for field in fields]
     # Spark sends a function this large to each worker once
     return entities.mapInArrow(add, T.StructType(fields))
 
