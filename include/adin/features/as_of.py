@@ -6,7 +6,7 @@ time, created time, hash) seen by then of its key. An entity row finds its place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +22,16 @@ _NEVER = np.iinfo(np.int64).min
 class Seen:
     """What is known of each key of a view, at any time.
 
-    :param rows: the view's keys, event time, created time, features, and ``_hash``, which decides between rows of the
-        same times; none without a key or an event time.
+    :param rows: the view's keys, event time, created time and features; those without a key or an event time stand for
+        nothing.
+    :param hashes: returns the hash of each of some rows, which decides between rows of the same key and times; it is
+        asked for those only.
     """
 
-    def __init__(self, view: View, rows: pa.Table) -> None:
+    def __init__(self, view: View, rows: pa.Table, hashes: Callable[[pa.Table], np.ndarray]) -> None:
+        for name in (*view.keys, view.event):
+            if rows[name].null_count:
+                rows = rows.filter(rows[name].is_valid())
         rows = rows.combine_chunks()
         self._ttl = int(view.ttl.total_seconds() * 1_000_000)
         self._features = rows.select([name for name, _ in view.features])
@@ -39,16 +44,20 @@ class Seen:
             self._keys.append(encoded.dictionary)
             code = code * len(encoded.dictionary) + np.asarray(encoded.indices)
         self._codes, code = np.unique(code, return_inverse=True)
-        self._times, time = np.unique(np.maximum(self._event, created), return_inverse=True)
-        place = code * len(self._times) + time
-        order = np.argsort(place, kind="stable")
-        by_worth = np.lexsort((np.asarray(rows["_hash"]), created, self._event))
+        self._clock = Clock(np.maximum(self._event, created), len(self._codes))
+        by_worth = np.lexsort((created, self._event, code))
+        tied = _tied(code[by_worth], self._event[by_worth], created[by_worth])
+        if tied.any():
+            told = np.zeros(len(rows), np.int64)
+            told[by_worth[tied]] = hashes(rows.take(by_worth[tied]))
+            by_worth = np.lexsort((told, created, self._event, code))
         worth = np.empty_like(by_worth)
         worth[by_worth] = np.arange(len(worth))
-        # a key's numbers lie above those of the key before: one running maximum serves all keys
-        base = code[order] * len(worth)
+        place = code * self._clock.span + self._clock.read(np.maximum(self._event, created))
+        order = np.argsort(place, kind="stable")
         self._places = place[order]
-        self._best = by_worth[np.maximum.accumulate(worth[order] + base) - base]
+        # a key's worths lie above those of the key before: one running maximum serves all keys
+        self._best = by_worth[np.maximum.accumulate(worth[order])]
 
     def find(self, keys: Sequence[pa.Array], at: np.ndarray) -> pa.Array:
         """Return the place of each entity row's row, null where nothing was known or it is older than the TTL.
@@ -62,10 +71,11 @@ class Seen:
             index = pc.index_in(values.cast(dictionary.type), value_set=dictionary)
             known &= np.asarray(index.is_valid())
             code = code * len(dictionary) + np.asarray(index.fill_null(0))
-        dense = np.minimum(np.searchsorted(self._codes, code), len(self._codes) - 1)
-        known &= self._codes[dense] == code
-        first = dense * len(self._times)
-        time = np.searchsorted(self._times, at, side="right") - 1
+        if len(keys) > 1:  # those of one key are all in use
+            dense = np.minimum(np.searchsorted(self._codes, code), len(self._codes) - 1)
+            known &= self._codes[dense] == code
+            code = dense
+        first, time = code * self._clock.span, self._clock.read(at)
         place = np.searchsorted(self._places, first + time, side="right") - 1
         known &= (time >= 0) & (place >= 0)
         known &= self._places[place] >= first
@@ -77,6 +87,34 @@ class Seen:
     def take(self, places: pa.Array) -> list[pa.Array]:
         """Return the features at some places, null where there is none."""
         return [pc.take(column.combine_chunks(), places) for column in self._features.columns]
+
+
+class Clock:
+    """Gives times small whole numbers in their order: how many of their common unit they lie after the first.
+
+    :param times: microseconds; :param keys: how many times as much as the greatest number must fit into 64 bits.
+    """
+
+    def __init__(self, times: np.ndarray, keys: int) -> None:
+        self._first, last = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+        self._unit = max(1, int(np.gcd.reduce(times - self._first)))
+        self.span = (last - self._first) // self._unit + 1
+        self._ranks = None
+        if self.span * keys > np.iinfo(np.int64).max:
+            self._ranks = np.unique(times)
+            self.span = len(self._ranks)
+
+    def read(self, at: np.ndarray) -> np.ndarray:
+        """Return the number of the latest time that is not after each of some moments, -1 where there is none."""
+        if self._ranks is not None:
+            return np.searchsorted(self._ranks, at, side="right") - 1
+        return np.clip((at - self._first) // self._unit, -1, self.span - 1)
+
+
+def _tied(*columns: np.ndarray) -> np.ndarray:
+    """Tell of each of some sorted rows whether one beside it is the same."""
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    return np.append(same, False) | np.append(False, same)
 
 
 def micros(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -7,7 +7,9 @@ in memory are looked up row by row (:mod:`.as_of`); others are joined by one sor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame, Window
@@ -17,6 +19,7 @@ from pyspark.sql import types as T
 from adin.features import as_of
 from adin.features.as_of import Seen, micros
 from adin.features.repo import View
+from adin.features.scan import collect
 from adin.settings import settings
 
 # the Python of Spark's workers has Arrow and numpy, not necessarily this package
@@ -47,10 +50,9 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
     fields, seen = list(entities.schema.fields), []
     for view, rows in views:
         features = [name for name, _ in view.features]
-        known = rows.where(_keyed(view) & F.col(view.event).isNotNull())
         wanted = dict.fromkeys([*view.keys, view.event, view.created, *features])
-        held = known.select(*wanted, F.xxhash64(*features).alias("_hash")).toArrow()
-        seen.append((view.keys, Seen(view, held)))
+        chosen = rows.select(*wanted)
+        seen.append((view.keys, Seen(view, collect(chosen), partial(_hashes, chosen.select(*features)))))
         fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name in features]
     names = [field.name for field in fields]
 
@@ -63,6 +65,12 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
 
     # Spark sends a function this large to each worker once
     return entities.mapInArrow(add, T.StructType(fields))
+
+
+def _hashes(features: DataFrame, rows: pa.Table) -> np.ndarray:
+    """Return the hash of each row's features, as :func:`by_sorting` has it."""
+    some = features.sparkSession.createDataFrame(rows.select(features.columns), features.schema)
+    return some.select(F.xxhash64(*features.columns)).toArrow().column(0).to_numpy()
 
 
 def _keyed(view: View) -> Column:

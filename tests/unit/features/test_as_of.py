@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from adin.features.as_of import Seen, micros
+from adin.features.as_of import Clock, Seen, micros
 from adin.features.repo import View
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -32,7 +32,6 @@ def table(rows: list) -> pa.Table:
             "event": pa.array([at(event) for _, event, _, _ in rows], times),
             "created": pa.array([at(created) for _, _, created, _ in rows], times),
             "value": pa.array([value for *_, value in rows], pa.int64()),
-            "_hash": pa.array([value for *_, value in rows], pa.int64()),
         }
     )
 
@@ -53,7 +52,7 @@ def oracle(rows: list, key: tuple, moment: int, ttl: int) -> int | None:
 @example([(("1", 1), 3, 3, 7), (("1", 1), 0, 5, 9)], [(("1", 1), 6)], 0)  # known last, but of an earlier event
 def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, ttl):
     view = View("v", "t", ("a", "n"), (("value", "Int64"),), timedelta(minutes=ttl), event="event", created="created")
-    seen = Seen(view, table(rows))
+    seen = Seen(view, table(rows), lambda tied: np.asarray(tied["value"]))
     keys = [pa.array([key[n] for key, _ in asked], kind) for n, kind in enumerate(KINDS.values())]
     moments = micros(pa.array([at(moment) for _, moment in asked], pa.timestamp("us", "UTC")))
     (found,) = seen.take(seen.find(keys, moments))
@@ -63,7 +62,23 @@ def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, 
 @pytest.mark.flow(2, 3)
 def test_a_row_that_asks_for_no_time_finds_nothing():
     view = View("v", "t", ("a", "n"), (("value", "Int64"),), event="event", created="created")
-    seen = Seen(view, table([(("1", 1), 0, 0, 5)]))
+    seen = Seen(view, table([(("1", 1), 0, 0, 5)]), lambda tied: np.asarray(tied["value"]))
     nothing = micros(pa.array([None], pa.timestamp("us", "UTC")))
     assert seen.find([pa.array(["1"]), pa.array([1])], nothing).to_pylist() == [None]
     assert seen.find([pa.array(["1"]), pa.array([1])], np.array([2**60])).to_pylist() == [0]
+
+
+@pytest.mark.flow(2, 3)
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1), st.lists(st.integers(-5, 50)), st.sampled_from([1, 60_000_000]))
+@pytest.mark.parametrize("keys", [1, 2**62], ids=["numbers that fit", "ranks, where they would not"])
+def test_a_clock_reads_the_latest_of_its_times_that_is_not_after_a_moment(keys, times, moments, unit):
+    known, asked = np.array(times) * unit, np.array(moments, np.int64) * unit + unit // 2
+    clock = Clock(known, keys)
+    at = dict(zip(clock.read(known).tolist(), known.tolist(), strict=True))
+    assert len(at) == len(set(times)), "each time has a number of its own"
+    for moment, number in zip(asked.tolist(), clock.read(asked).tolist(), strict=True):
+        before = [time for time in known.tolist() if time <= moment]
+        latest = max((time for found, time in at.items() if found <= number), default=None)
+        assert latest == max(before, default=None)
+        assert -1 <= number < clock.span
