@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +123,29 @@ class AlertmanagerServer(Process):
 
     def alerts(self) -> list[dict[str, Any]]:
         return list(get(f"{self.connection.url}/api/v2/alerts"))
+
+
+class PrometheusServer(Process):
+    """Prometheus with the shipped rules, which wait a second only; it looks every second.
+
+    :param jobs: addresses by job, as the stack's own configuration has them.
+    """
+
+    def __init__(self, folder: Path, jobs: dict[str, list[str]], told: Connection) -> None:
+        address = f"127.0.0.1:{free_port()}"
+        rules = (monitoring.FOLDER / "rules" / "alerts.yml").read_text()
+        (folder / "rules.yml").write_text(re.sub(r"\bfor: \w+", "for: 1s", rules))
+        config = monitoring.config(jobs, f"{told.host}:{told.port}", interval="1s")
+        file = folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config | {"rule_files": [str(folder / "rules.yml")]}))
+        self.address = f"http://{address}"
+        command = monitoring.prometheus_command(file, folder / "data", address)
+        super().__init__(command, f"{self.address}/-/ready", folder / "prometheus.log")
+
+    def ask(self, expression: str) -> list[float]:
+        """Return the values of a query's answer."""
+        answer = get(f"{self.address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
+        return [float(one["value"][1]) for one in answer["data"]["result"]]
 
 
 class AlertServer(Process):

@@ -30,7 +30,9 @@ from adin.stack.layout import monitoring_binary
 from airflow_connections import offer
 from kfp_server import until
 from model_facts import files, register, validated
-from monitoring_servers import AlertmanagerServer, AlertServer, Receiver, get, programs
+from monitoring_servers import AlertmanagerServer, AlertServer, PrometheusServer, Receiver, get, programs
+from prometheus_client import start_http_server
+from redis_server import free_port
 from server_fixtures import PORT_BASE, own_registry
 from servers import Servers
 
@@ -161,6 +163,42 @@ def test_while_alertmanager_is_dead_the_line_goes_on_and_all_that_happened_arriv
     assert receiver.count("AdinTaskFailed", "firing", task="short") == 1
     assert receiver.count("AdinTaskFailed", "firing", task="long") == 1
     assert receiver.count("AdinTaskFailed", "resolved", task="long") == 0
+
+
+def test_while_prometheus_is_dead_the_line_goes_on_and_what_its_rules_found_is_told_once(
+    models: Registry,
+    alertmanager: AlertmanagerServer,
+    service: AlertServer,
+    receiver: Receiver,
+    tmp_path: Path,
+) -> None:
+    gone = free_port()
+    (tmp_path / "prometheus").mkdir()
+    jobs = {"alerts": [service.address.removeprefix("http://")], "push": [f"127.0.0.1:{gone}"]}
+    prometheus = PrometheusServer(tmp_path / "prometheus", jobs, alertmanager.connection)
+    delivered = "adin_alerts_delivered_total"
+    alertmanager.start()
+    service.start()
+    prometheus.start()
+    try:
+        until(lambda: receiver.count("AdinTargetDown", "firing", job="push"))
+        put(models, outbox.raised(failed("before"), actor="test"))
+        until(lambda: prometheus.ask(f"sum({delivered})") == [1.0])
+        prometheus.kill()
+        put(models, outbox.raised(failed("meanwhile"), actor="test"))
+        until(lambda: receiver.count("AdinTaskFailed", "firing", task="meanwhile"))
+        prometheus.start()
+        # what was counted while nobody looked is not lost, and the rule fires on: nobody is told again
+        until(lambda: prometheus.ask(f"sum({delivered})") == [2.0])
+        until(lambda: prometheus.ask('ALERTS{alertname="AdinTargetDown", alertstate="firing"}') == [1.0])
+        server, thread = start_http_server(gone, addr="127.0.0.1")
+        until(lambda: receiver.count("AdinTargetDown", "resolved", job="push"))
+        server.shutdown()
+        thread.join()
+    finally:
+        prometheus.kill()
+    assert [status for name, status, _ in receiver.told if name == "AdinTargetDown"] == ["firing", "resolved"]
+    assert receiver.count("AdinTaskFailed", "firing", task="meanwhile") == 1
 
 
 def test_an_alert_service_that_is_killed_at_any_moment_loses_nothing_and_tells_nothing_twice(
