@@ -44,7 +44,8 @@ class Seen:
             self._keys.append(encoded.dictionary)
             code = code * len(encoded.dictionary) + np.asarray(encoded.indices)
         self._codes, code = np.unique(code, return_inverse=True)
-        self._clock = Clock(np.maximum(self._event, created), len(self._codes))
+        known = np.maximum(self._event, created)
+        self._clock = Clock(known, len(self._codes))
         by_worth = np.lexsort((created, self._event, code))
         tied = _tied(code[by_worth], self._event[by_worth], created[by_worth])
         if tied.any():
@@ -53,7 +54,7 @@ class Seen:
             by_worth = np.lexsort((told, created, self._event, code))
         worth = np.empty_like(by_worth)
         worth[by_worth] = np.arange(len(worth))
-        place = code * self._clock.span + self._clock.read(np.maximum(self._event, created))
+        place = code * self._clock.span + self._clock.read(known)
         order = np.argsort(place, kind="stable")
         self._places = place[order]
         # a key's worths lie above those of the key before: one running maximum serves all keys
@@ -92,7 +93,10 @@ class Seen:
 class Clock:
     """Gives times small whole numbers in their order: how many of their common unit they lie after the first.
 
-    :param times: microseconds; :param keys: how many times as much as the greatest number must fit into 64 bits.
+    Where those would be too great, their ranks.
+
+    :param times: microseconds.
+    :param keys: how many keys have such times: the numbers times the keys must fit into 64 bits.
     """
 
     def __init__(self, times: np.ndarray, keys: int) -> None:

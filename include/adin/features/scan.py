@@ -50,6 +50,10 @@ def _files(rows: DataFrame) -> list[str] | None:
     columns, filtered = set(rows.columns), set[str]()
     while (kind := plan.nodeName()) in ("Project", "Filter"):
         if kind == "Filter":
+            condition = plan.condition()
+            # neither chooses partitions: what is left to chance, and what another query has to answer first
+            if not condition.deterministic() or "subquery" in condition.toString():
+                return None
             filtered |= {found.name() for found in _each(plan.references().toSeq())}
         elif any(found.nodeName() != "AttributeReference" for found in _each(plan.projectList())):
             return None
