@@ -92,7 +92,8 @@ def _round(ours: Any, stock: Any, references: list[str], asked: Round) -> dict[s
 
     def bare() -> Any:
         for view in service.views:
-            session.table(view.table).write.format("noop").mode("overwrite").save()
+            days = session.table(view.table).where(F.col("day") < asked.before)
+            days.write.format("noop").mode("overwrite").save()
         return events
 
     other = "stock" if asked.stock else "sorting"
