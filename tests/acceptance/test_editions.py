@@ -44,7 +44,7 @@ def forget(*tables: str) -> None:
     """Leave nothing of the tables in PostgreSQL."""
     for table in tables:
         offline().drop(table)
-    with offline_postgres._session() as cursor:
+    with offline_postgres.session() as cursor:
         names = ", ".join(f"'{table}'" for table in tables)
         cursor.execute(f'DELETE FROM adin.partitions WHERE "table" IN ({names})')
 

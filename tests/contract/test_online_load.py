@@ -60,7 +60,7 @@ def shop(database: PostgresServer, redis_server: RedisServer, tmp_path: Path) ->
 def publish(days: range, shops: int = 400) -> None:
     """Let every shop have a price on each of some days of July."""
     view = repo.domain("shop").view("prices")
-    with offline_postgres._session() as cursor:
+    with offline_postgres.session() as cursor:
         offline_postgres._run(cursor, offline_postgres._PARTITIONS)
         offline_postgres._ensure_table(cursor, view, COLUMNS)
         for day in days:

@@ -1,4 +1,7 @@
-"""Feast's own ``get_historical_features`` with our store: what goes wrong with its Spark store is right."""
+"""Feast's own ``get_historical_features`` with our Spark store: what goes wrong with Feast's is right.
+
+The same of PostgreSQL: ``tests/contract/test_feast_offline_postgres.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,9 @@ import pandas as pd
 import pytest
 from adin.connections import connection, trying
 from adin.features import store
-from oracle import FEATURES, T, all_cases, answers, write
+from oracle import FEATURES, REFERENCES, T, all_cases, answer, check, entity_rows, write
 
 pytestmark = [pytest.mark.flow(2, 3), pytest.mark.usefixtures("scratch")]
-REFERENCES = [f"{view}:{name}" for view, names in FEATURES.items() for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -35,37 +37,21 @@ def feast(scratch, write_features, tmp_path_factory):
 @pytest.fixture(scope="module")
 def events():
     """Entity rows: each event of the cases with its prediction time."""
-    return [event | {"at": event["at"]} for event in all_cases(3)[1]]
+    return all_cases(3)[1]
 
 
 @pytest.fixture(scope="module")
 def joined(feast, events):
     """The answer for all events, by Feast's own method."""
-    frame = pd.DataFrame(
-        {
-            "id": [f"{event['id']}/{place}" for place, event in enumerate(events)],
-            "event_timestamp": [event["at"] - timedelta(hours=1) for event in events],
-            **{key: [event[key] for event in events] for key in ("a", "b")},
-            "n": pd.array([event["n"] for event in events], dtype="Int64"),
-        }
-    )
+    frame = entity_rows(events)
     before = frame.copy()
     found = feast.get_historical_features(frame, REFERENCES, full_feature_names=True).to_df()
     pd.testing.assert_frame_equal(frame, before, obj="the caller's own frame")
     return {row["id"]: row for row in found.to_dict("records")}
 
 
-def _values(row, view):
-    return tuple(None if pd.isna(row[f"{view}__{name}"]) else row[f"{view}__{name}"] for name in FEATURES[view])
-
-
 def test_there_is_one_row_for_each_entity_row_and_each_is_what_the_oracle_finds(joined, events):
-    values = all_cases(3)[0]
-    assert len(joined) == len(events)
-    for place, event in enumerate(events):
-        for view in FEATURES:
-            found = _values(joined[f"{event['id']}/{place}"], view)
-            assert found in answers(event, view, values[view]), f"{event['id']}, {view}"
+    check(joined, events, all_cases(3)[0])
 
 
 def test_composite_keys_that_read_alike_when_strung_together_are_kept_apart(joined):
@@ -82,19 +68,8 @@ def test_nothing_known_later_is_used(joined):
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tehran"])
 def test_a_machine_that_is_not_in_utc_reads_the_same_partitions(feast, joined, events, zone, monkeypatch):
     night = datetime(2021, 1, 28, tzinfo=UTC)
-    chosen = [
-        (f"{event['id']}/{place}", event)
-        for place, event in enumerate(events)
-        if night <= event["at"] - timedelta(hours=1) < night + timedelta(hours=4)
-    ]
-    frame = pd.DataFrame(
-        {
-            "id": [name for name, _ in chosen],
-            "event_timestamp": [event["at"] - timedelta(hours=1) for _, event in chosen],
-            **{key: [event[key] for _, event in chosen] for key in ("a", "b")},
-            "n": pd.array([event["n"] for _, event in chosen], dtype="Int64"),
-        }
-    )
+    frame = entity_rows(events)
+    frame = frame[(frame["event_timestamp"] >= night) & (frame["event_timestamp"] < night + timedelta(hours=4))]
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
@@ -102,9 +77,9 @@ def test_a_machine_that_is_not_in_utc_reads_the_same_partitions(feast, joined, e
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert len(found) == len(chosen) > 100
+    assert len(found) == len(frame) > 100
     for row in found.to_dict("records"):
-        assert [_values(row, view) for view in FEATURES] == [_values(joined[row["id"]], view) for view in FEATURES]
+        assert [answer(row, view) for view in FEATURES] == [answer(joined[row["id"]], view) for view in FEATURES]
 
 
 def test_a_service_with_on_demand_features_is_answered_and_no_view_is_left(feast):

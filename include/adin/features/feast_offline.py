@@ -9,19 +9,20 @@ faults: feast-dev/feast#6615, docs/offline-store.md.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pandas as pd
-from feast import FeatureView, OnDemandFeatureView
+from feast import FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.contrib.spark_offline_store import spark as stock
-from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from adin.errors import ConfigError
 from adin.features import point_in_time, repo
+from adin.features.feast_request import Request, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,41 +65,26 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
 
         :param entity_df: keys and event timestamp as a pandas or Spark frame, or an SQL query.
         :raises ConfigError: no entity rows are given, or a view maps columns or keys to other names.
+        :raises FeastEntityDFMissingColumnsError: the entity rows lack a key.
         """
         if entity_df is None:
             raise ConfigError("Entity rows are needed: pass entity_df.")
+        request = Request(config, feature_views, feature_refs, registry, project, full_feature_names)
         session = stock.get_spark_session_or_start_new_with_repoconfig(config.offline_store)
         if session.sparkContext.master.startswith("local"):
             session.sparkContext.pythonExec = sys.executable  # else the first python3 on the path
         at = offline_utils.infer_event_timestamp_from_entity_df(stock._get_entity_schema(session, entity_df))
         rows = _frame(session, entity_df, at)
-        first, last = _span(rows, at)
         asked = list(rows.columns)
-        offline_utils.assert_expected_columns_in_entity_df(
-            dict.fromkeys(asked), offline_utils.get_expected_join_keys(project, feature_views, registry), at
-        )
-        entities = {each.name: each for each in registry.list_entities(project, allow_cache=True)}
-        views, chosen = [], []
-        for found, names in _requested(feature_refs, feature_views):
-            view = _view(found, entities, names)
-            views.append((view, _values(session, found, view, first, last)))
-            chosen += [
-                F.col(f"{view.name}__{name}").alias(f"{view.name}__{name}" if full_feature_names else name)
-                for name in names
-            ]
+        wanted = request.wanted(asked)
+        first, last = _span(rows, at)
+        views = [(_only(each), _values(session, each, first, last)) for each in wanted]
+        chosen = [
+            F.col(f"{each.view.name}__{name}").alias(column) for each in wanted for name, column in each.columns.items()
+        ]
         joined = point_in_time.join(rows, views, at=at)
         return PointInTimeRetrievalJob(
-            joined.select(*asked, *chosen),
-            spark_session=session,
-            full_feature_names=full_feature_names,
-            config=config,
-            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
-            metadata=RetrievalMetadata(
-                features=feature_refs,
-                keys=[name for name in asked if name != at],
-                min_event_timestamp=first,
-                max_event_timestamp=last,
-            ),
+            joined.select(*asked, *chosen), spark_session=session, **request.job(asked, at, (first, last))
         )
 
 
@@ -118,48 +104,20 @@ def _span(rows: DataFrame, at: str) -> tuple[datetime | None, datetime | None]:
     return first, last
 
 
-def _requested(feature_refs: list[str], feature_views: list[FeatureView]) -> list[tuple[FeatureView, list[str]]]:
-    """Return each view that is asked for with its features, in the order of the references."""
-    known = {found.projection.name_to_use(): found for found in feature_views}
-    names: dict[str, list[str]] = {}
-    for reference in feature_refs:
-        view, _, feature = reference.partition(":")
-        if view in known:  # the others are on-demand views, which Feast works out afterwards
-            names.setdefault(view, []).append(feature)
-    for found in feature_views:  # inputs of on-demand views
-        names.setdefault(found.projection.name_to_use(), [feature.name for feature in found.features])
-    return [(known[view], chosen) for view, chosen in names.items()]
+def _only(wanted: Wanted) -> repo.View:
+    """Return the view with no other features than are asked for: what a view has besides is not read."""
+    kinds = dict(wanted.view.features)
+    return replace(wanted.view, features=tuple((name, kinds[name]) for name in wanted.columns))
 
 
-def _view(found: FeatureView, entities: dict[str, Any], names: list[str]) -> repo.View:
-    if found.projection.join_key_map or found.batch_source.field_mapping:
-        raise ConfigError(
-            f"{found.name} maps keys or columns to other names, which this join does not know.",
-            "Name the source's columns as the view does, or use Feast's own Spark store.",
-        )
-    view = repo.as_view(found, entities)
-    kinds = dict(view.features)
-    return repo.View(
-        found.projection.name_to_use(),
-        view.table,
-        view.keys,
-        tuple((name, kinds[name]) for name in names),
-        view.ttl,
-        view.event,
-        view.created,
-        view.key_types,
-    )
-
-
-def _values(
-    session: SparkSession, found: FeatureView, view: repo.View, first: datetime | None, last: datetime | None
-) -> DataFrame:
+def _values(session: SparkSession, wanted: Wanted, first: datetime | None, last: datetime | None) -> DataFrame:
     """Return the rows an entity row may see, by partitions where the source has them."""
-    rows = session.sql(f"SELECT * FROM {found.batch_source.get_table_query_string()}")  # noqa: S608 - Feast's own text
-    day = getattr(found.batch_source, "date_partition_column", None)
+    view, source = wanted.view, wanted.source
+    rows = session.sql(f"SELECT * FROM {source.get_table_query_string()}")  # noqa: S608 - Feast's own text
+    day = getattr(source, "date_partition_column", None)
     if day and first and last:
         rows = rows.where(F.col(day) <= f"{last:%Y-%m-%d}")
         if view.ttl:
             rows = rows.where(F.col(day) >= f"{first - view.ttl:%Y-%m-%d}")
-    names = [*view.keys, view.event, view.created, *(name for name, _ in view.features)]
+    names = [*view.keys, view.event, view.created, *wanted.columns]
     return rows.select(*dict.fromkeys(names))

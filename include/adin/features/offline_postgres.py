@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adin.connections import connection
+from adin.connections import Connection, connection
 from adin.errors import ConfigError, DataError, ServiceError
 from adin.features import codec, hdfs, repo
 from adin.features.offline import ROWS_A_FILE, Partition
@@ -57,14 +57,14 @@ class PostgresStore:
 
     def partitions(self, table: str) -> dict[str, Partition]:
         """Return the days that ``adin.partitions`` has of a table."""
-        with _session() as cursor:
+        with session() as cursor:
             return _partitions(cursor, table)
 
     def publish(
         self, view: View, columns: Mapping[str, str], days: Mapping[str, Partition]
     ) -> tuple[list[str], list[str]]:
         """Replace the changed days in one transaction; a second publisher of the table waits."""
-        with _session() as cursor:
+        with session() as cursor:
             cursor.execute(f"SELECT pg_advisory_xact_lock(hashtext({_text('adin.partitions')}))")
             _run(cursor, _PARTITIONS)
             before = _partitions(cursor, view.table)
@@ -79,19 +79,19 @@ class PostgresStore:
         """Return the rows of some days by batches."""
         if not days:
             return
-        chosen = ", ".join(map(_name, columns))
+        chosen = ", ".join(map(quoted, columns))
         listed = ", ".join(map(_text, days))
-        with _session() as cursor:
-            cursor.execute(f"SELECT {chosen} FROM {_name(view.table)} WHERE day IN ({listed})")
+        with session() as cursor:
+            cursor.execute(f"SELECT {chosen} FROM {quoted(view.table)} WHERE day IN ({listed})")
             for batch in cursor.fetch_record_batch():
                 yield pa.Table.from_batches([batch])
 
     def training_set(self, spec: Problem, window: Window, table: str, key: str) -> dict[str, Any]:
         """Join by one statement: for each event the newest row of each view it could know."""
         service = repo.service(spec.domain, spec.features)
-        with _session(key) as cursor:
-            _check_views(cursor, spec, service)
-            cursor.execute(f"SELECT count(*), count({_name(spec.label.column)}) FROM ({_labels(spec, window)}) events")
+        with session(key) as cursor:
+            check_tables(cursor, [*(view.table for view in service.views), spec.label.table])
+            cursor.execute(f"SELECT count(*), count({quoted(spec.label.column)}) FROM ({_labels(spec, window)}) events")
             every, labelled = cursor.fetchone()
             if not labelled:
                 raise DataError(
@@ -100,12 +100,12 @@ class PostgresStore:
             identity = [name for name in _columns(cursor, spec.label.table) if name not in _OWN]
             cursor.execute("SET LOCAL work_mem = '64MB'")
             cursor.execute(f"SELECT pg_advisory_xact_lock(hashtext({_text(settings().temp_database)}))")
-            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(table.partition('.')[0])}")
-            cursor.execute(f"DROP TABLE IF EXISTS {_name(table)}")
-            cursor.execute(f"CREATE TABLE {_name(table)} AS {_join(spec, service, window, identity)}")
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(table.partition('.')[0])}")
+            cursor.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
+            cursor.execute(f"CREATE TABLE {quoted(table)} AS {_join(spec, service, window, identity)}")
             made = json.dumps({"made": datetime.now(UTC).isoformat(), "key": key})
-            cursor.execute(f"COMMENT ON TABLE {_name(table)} IS {_text(made)}")
-            cursor.execute(f"SELECT split, count(*) FROM {_name(table)} GROUP BY split")
+            cursor.execute(f"COMMENT ON TABLE {quoted(table)} IS {_text(made)}")
+            cursor.execute(f"SELECT split, count(*) FROM {quoted(table)} GROUP BY split")
             rows = dict(cursor.fetchall())
             if sum(rows.values()) != labelled:
                 raise DataError(f"The join made {sum(rows.values())} rows of {labelled} labelled rows.")
@@ -134,7 +134,7 @@ class PostgresStore:
 
     def temporary(self) -> dict[str, datetime]:
         """Return the tables of the temporary schema."""
-        with _session() as cursor:
+        with session() as cursor:
             cursor.execute(
                 "SELECT relname::text, obj_description(oid, 'pg_class') FROM pg_class WHERE relkind = 'r' "
                 f"AND relnamespace = to_regnamespace({_text(settings().temp_database)})"
@@ -143,25 +143,31 @@ class PostgresStore:
 
     def drop(self, table: str) -> None:
         """Drop the table."""
-        with _session() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS {_name(table)}")
+        with session() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
+
+
+def address(conn: Connection) -> str:
+    """Return the URL of PostgreSQL; :raises ConfigError: the connection ``feast`` has none."""
+    if not conn.extra.get("offline"):
+        raise ConfigError("The connection feast names no offline store.", "Add extra.offline; see docs/connections.md.")
+    return str(conn.extra["offline"])
 
 
 @contextmanager
-def _session(name: str = "adin") -> Iterator[Any]:
-    """Open a transaction, committed at the block's end.
+def session(name: str = "adin", *, where: str = "") -> Iterator[Any]:
+    """Open a transaction in UTC, committed at the block's end.
 
     :param name: application name, by which ``pg_stat_activity`` shows whose work it is.
+    :param where: URL or connection string of PostgreSQL. Default that of the connection ``feast``.
     :raises ServiceError: PostgreSQL does not answer or refused.
     """
     import adbc_driver_manager as adbc
     from adbc_driver_postgresql import dbapi
 
-    address = str(connection("feast").extra.get("offline", ""))
-    if not address:
-        raise ConfigError("The connection feast names no offline store.", "Add extra.offline; see docs/connections.md.")
+    where = where or address(connection("feast"))
     try:
-        with dbapi.connect(address) as conn, conn.cursor() as cursor:
+        with dbapi.connect(where) as conn, conn.cursor() as cursor:
             cursor.execute("SET TIME ZONE 'UTC'")
             cursor.execute(f"SET application_name = {_text(name[-63:])}")
             cursor.execute("SET client_connection_check_interval = '5s'")  # a killed task's query ends with it
@@ -190,7 +196,7 @@ def _columns(cursor: Any, table: str) -> dict[str, str]:
     """Return a table's columns with their types; none if there is no such table."""
     cursor.execute(
         "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
-        f"WHERE attrelid = to_regclass({_text(_name(table))}) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        f"WHERE attrelid = to_regclass({_text(quoted(table))}) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
     )
     return dict(cursor.fetchall())
 
@@ -204,20 +210,20 @@ def _ensure_table(cursor: Any, view: View, columns: Mapping[str, str]) -> None:
             f"Cast them in {view.name}.sql to one of {', '.join(_TYPES)}.",
         )
     wanted = {name: _TYPES[kind][0] for name, kind in columns.items()} | {"day": "text"}
-    table, found = _name(view.table), _columns(cursor, view.table)
+    table, found = quoted(view.table), _columns(cursor, view.table)
     if not found:
-        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(view.table.partition('.')[0])}")
-        listed = ", ".join(f"{_name(name)} {kind}" for name, kind in wanted.items())
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(view.table.partition('.')[0])}")
+        listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in wanted.items())
         cursor.execute(f"CREATE TABLE {table} ({listed})")
         cursor.execute(f"CREATE INDEX ON {table} (day)")
         if view.keys:
-            order = [*map(_name, view.keys), f"{_name(view.event)} DESC", f"{_name(view.created)} DESC"]
+            order = [*map(quoted, view.keys), f"{quoted(view.event)} DESC", f"{quoted(view.created)} DESC"]
             cursor.execute(f"CREATE INDEX ON {table} ({', '.join(order)})")
         return
-    steps = [f"DROP COLUMN {_name(name)}" for name in found if name not in wanted]
-    steps += [f"ADD COLUMN {_name(name)} {kind}" for name, kind in wanted.items() if name not in found]
+    steps = [f"DROP COLUMN {quoted(name)}" for name in found if name not in wanted]
+    steps += [f"ADD COLUMN {quoted(name)} {kind}" for name, kind in wanted.items() if name not in found]
     steps += [
-        f"ALTER COLUMN {_name(name)} TYPE {kind} USING {_name(name)}::{kind}"
+        f"ALTER COLUMN {quoted(name)} TYPE {kind} USING {quoted(name)}::{kind}"
         for name, kind in wanted.items()
         if found.get(name, kind) != {"timestamptz": "timestamp with time zone"}.get(kind, kind)
     ]
@@ -228,7 +234,7 @@ def _ensure_table(cursor: Any, view: View, columns: Mapping[str, str]) -> None:
 def _replace(cursor: Any, table: str, columns: Mapping[str, str], days: Mapping[str, Partition]) -> None:
     listed = ", ".join(map(_text, days))
     schema = pa.schema([(name, _TYPES[kind][1]) for name, kind in columns.items()] + [("day", pa.string())])
-    cursor.execute(f"CREATE TEMPORARY TABLE staged (LIKE {_name(table)}) ON COMMIT DROP")
+    cursor.execute(f"CREATE TEMPORARY TABLE staged (LIKE {quoted(table)}) ON COMMIT DROP")
     reader = pa.RecordBatchReader.from_batches(schema, _staged(schema, days))
     cursor.adbc_ingest("staged", reader, mode="append", temporary=True)
     cursor.execute("SELECT day, count(*) FROM staged GROUP BY day")
@@ -240,9 +246,9 @@ def _replace(cursor: Any, table: str, columns: Mapping[str, str], days: Mapping[
             f"{expected.get(wrong[0], 0)} ({len(wrong)} days differ).",
             "Clear the ingest task.",
         )
-    names = ", ".join(map(_name, schema.names))
-    cursor.execute(f"DELETE FROM {_name(table)} WHERE day IN ({listed})")
-    cursor.execute(f"INSERT INTO {_name(table)} ({names}) SELECT {names} FROM staged")
+    names = ", ".join(map(quoted, schema.names))
+    cursor.execute(f"DELETE FROM {quoted(table)} WHERE day IN ({listed})")
+    cursor.execute(f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM staged")
     cursor.execute(f'DELETE FROM adin.partitions WHERE "table" = {_text(table)} AND day IN ({listed})')
     rows = pa.table(
         {
@@ -254,7 +260,7 @@ def _replace(cursor: Any, table: str, columns: Mapping[str, str], days: Mapping[
         }
     )
     cursor.adbc_ingest("partitions", rows, mode="append", db_schema_name="adin")
-    cursor.execute(f"ANALYZE {_name(table)}")
+    cursor.execute(f"ANALYZE {quoted(table)}")
 
 
 def _staged(schema: pa.Schema, days: Mapping[str, Partition]) -> Iterator[pa.RecordBatch]:
@@ -275,10 +281,10 @@ _OWN = ("event_timestamp", "created_timestamp", "day")
 
 def _labels(spec: Problem, window: Window) -> str:
     """Return the query of the window's events whose label was known by its end."""
-    event, end = _name(spec.event_time), _time(window.end)
+    event, end = quoted(spec.event_time), _time(window.end)
     waited = f"interval '{spec.label.known_after.total_seconds()} seconds'"
     return (
-        f"SELECT * FROM {_name(spec.label.table)} WHERE day BETWEEN '{window.days[0]}' AND '{window.days[-1]}' "
+        f"SELECT * FROM {quoted(spec.label.table)} WHERE day BETWEEN '{window.days[0]}' AND '{window.days[-1]}' "
         f"AND {event} >= {_time(window.start)} AND {event} < {end} AND {event} <= {end} - {waited} "
         f"AND created_timestamp < {end}"
     )
@@ -287,43 +293,64 @@ def _labels(spec: Problem, window: Window) -> str:
 def _join(spec: Problem, service: Service, window: Window, identity: list[str]) -> str:
     """Return the query of the training set: rows are numbered, so that each stands in one file, in one place."""
     validate, test = (_time(at) for at in spec.split.bounds(window.end))
-    event, columns = _name(spec.event_time), ", ".join(map(_name, identity))
+    event, columns = quoted(spec.event_time), ", ".join(map(quoted, identity))
     asked = f"{event} - interval '{spec.predict_before.total_seconds()} seconds'"
     split = f"CASE WHEN {event} < {validate} THEN 'train' WHEN {event} < {test} THEN 'validate' ELSE 'test' END"
     events = (
         f"SELECT {columns}, {asked} AS event_timestamp, {split} AS split FROM ({_labels(spec, window)}) known "
-        f"WHERE {_name(spec.label.column)} IS NOT NULL"
+        f"WHERE {quoted(spec.label.column)} IS NOT NULL"
     )
-    values = [
-        f"{_name(view.name)}.{_name(name)} AS {_name(f'{view.name}__{name}')}"
-        for view in service.views
-        for name, _ in view.features
-    ]
-    views = "\n".join(f"LEFT JOIN LATERAL ({_newest(view)}) {_name(view.name)} ON true" for view in service.views)
-    order = ", ".join(["events.event_timestamp", *(f"events.{_name(name)}" for name in identity)])
-    number = f"row_number() OVER (PARTITION BY split ORDER BY {order}) - 1 AS _row"
-    return f"SELECT {', '.join(['events.*', *values, number])} FROM ({events}) events\n{views}"
+    order = ", ".join(["events.event_timestamp", *(f"events.{quoted(name)}" for name in identity)])
+    number = f"row_number() OVER (PARTITION BY events.split ORDER BY {order}) - 1 AS _row"
+    chosen = [(view, {name: f"{view.name}__{name}" for name, _ in view.features}) for view in service.views]
+    return known(events, chosen, also=[number])
 
 
-def _newest(view: View) -> str:
+def known(
+    events: str,
+    chosen: Sequence[tuple[View, Mapping[str, str]]],
+    *,
+    at: str = "event_timestamp",
+    also: Sequence[str] = (),
+) -> str:
+    """Return the query that gives each event, once, what of some views could be known at its time.
+
+    :param events: query of the events, with the views' keys and the time.
+    :param chosen: views, each with what is wanted of it: feature -> column of the answer.
+    :param at: the events' column of the time. Default ``event_timestamp``.
+    :param also: further expressions of ``events``. Default none.
+    """
+    values, views = [], []
+    for place, (view, names) in enumerate(chosen):
+        values += [f"seen{place}.{quoted(name)} AS {quoted(column)}" for name, column in names.items()]
+        views.append(f"LEFT JOIN LATERAL ({_newest(view, at)}) seen{place} ON true")
+    return "\n".join([f"SELECT {', '.join(['events.*', *values, *also])} FROM ({events}) events", *views])
+
+
+def _newest(view: View, at: str) -> str:
     """Return the query of the newest row an event could know; ties have one answer, by the row's hash."""
-    features = ", ".join(_name(name) for name, _ in view.features)
-    event, created = _name(view.event), _name(view.created)
-    known = [f"{_name(key)} = events.{_name(key)}" for key in view.keys]
-    known += [f"{event} <= events.event_timestamp", f"{created} <= events.event_timestamp"]
+    features = ", ".join(f"known.{quoted(name)}" for name, _ in view.features)
+    event, created, asked = f"known.{quoted(view.event)}", f"known.{quoted(view.created)}", f"events.{quoted(at)}"
+    limits = [f"known.{quoted(key)} = events.{quoted(key)}" for key in view.keys]
+    limits += [f"{event} <= {asked}", f"{created} <= {asked}"]
     if view.ttl:
-        known.append(f"{event} >= events.event_timestamp - interval '{view.ttl.total_seconds()} seconds'")
-    tie = f"hashtextextended(({features})::text, 0)" if len(view.features) > 1 else f"{features}"
+        limits.append(f"{event} >= {asked} - interval '{view.ttl.total_seconds()} seconds'")
+    tie = f"hashtextextended(({features})::text, 0)" if len(view.features) > 1 else features
     return (
-        f"SELECT {features} FROM {_name(view.table)} WHERE {' AND '.join(known)} "
+        f"SELECT {features} FROM {quoted(view.table)} known WHERE {' AND '.join(limits)} "
         f"ORDER BY {event} DESC, {created} DESC, {tie} LIMIT 1"
     )
 
 
-def _check_views(cursor: Any, spec: Problem, service: Service) -> None:
-    for view in (*service.views, repo.domain(spec.domain).view(spec.label.table.partition(".")[2])):
-        if not _columns(cursor, view.table):
-            raise DataError(f"The offline store has no table {view.table}.", f"Run features__{spec.domain} first.")
+def check_tables(cursor: Any, tables: Iterable[str]) -> None:
+    """Let pass tables that are there.
+
+    :raises DataError: one is not.
+    """
+    for table in tables:
+        if not _columns(cursor, table):
+            domain = table.partition(".")[0]
+            raise DataError(f"The offline store has no table {table}.", f"Run features__{domain} first.")
 
 
 def _part(result: Mapping[str, Any], split: str, part: int) -> bytes:
@@ -333,9 +360,9 @@ def _part(result: Mapping[str, Any], split: str, part: int) -> bytes:
     spec = problem(result["problem"])
     service = repo.service(spec.domain, spec.features)
     first = part * ROWS_A_FILE
-    with _session() as cursor:
+    with session() as cursor:
         cursor.execute(
-            f"SELECT * FROM {_name(result['table'])} WHERE split = {_text(split)} "
+            f"SELECT * FROM {quoted(result['table'])} WHERE split = {_text(split)} "
             f"AND _row >= {first} AND _row < {first + ROWS_A_FILE} ORDER BY _row"
         )
         rows = cursor.fetch_arrow_table()
@@ -350,7 +377,7 @@ def _part(result: Mapping[str, Any], split: str, part: int) -> bytes:
     return content.getvalue()
 
 
-def _name(name: str) -> str:
+def quoted(name: str) -> str:
     """Return a quoted identifier, of a schema's table where there is a dot."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 

@@ -299,7 +299,7 @@ def as_view(found: Any, entities: Mapping[str, Any]) -> View:
     created = source.created_timestamp_column or source.timestamp_field
     return View(
         name=found.name,
-        table=source.table,
+        table=table(source),
         keys=keys,
         features=features,
         ttl=ttl,
@@ -309,6 +309,11 @@ def as_view(found: Any, entities: Mapping[str, Any]) -> View:
         deleted=found.tags.get("deleted", ""),
         online_ttl=online_ttl(found),
     )
+
+
+def table(source: Any) -> str:
+    """Return the table of a source of Spark or PostgreSQL; of one that is a query, no name of a table."""
+    return str((source.table if hasattr(source, "table") else source.get_table_query_string()) or "")
 
 
 def online_ttl(found: Any) -> timedelta:

@@ -93,7 +93,8 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
     """Return a stock ``feast.FeatureStore``.
 
     :param conn: default the connection ``feast``.
-    :param offline: with the Spark offline store on Hive; needs pyspark. Default False: registry and online store only.
+    :param offline: with the offline store of the edition in force; that of Hive needs pyspark. Default False: registry
+        and online store only.
     :raises ConfigError: the connection lacks something.
     """
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="feast")
@@ -110,7 +111,7 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
         registry=_registry(conn),
         online_store={"type": "redis", "redis_type": _redis_type(conn), "connection_string": _redis(conn)},
         entity_key_serialization_version=3,
-        **({"offline_store": _spark()} if offline else {}),
+        **({"offline_store": _offline(conn)} if offline else {}),
     )
     try:
         made = FeatureStore(config=config)
@@ -126,7 +127,7 @@ def environment() -> dict[str, str]:
 
     :raises ConfigError: a connection lacks something.
     """
-    feast, spark = connection("feast"), connection("spark")
+    feast = connection("feast")
     registry = _registry(feast)
     return {
         **({"ADIN_CONN_S3": connection("s3").uri} if registry["registry_type"] == "file" else {}),
@@ -134,7 +135,7 @@ def environment() -> dict[str, str]:
         "FEAST_REGISTRY_TYPE": str(registry["registry_type"]),
         "FEAST_REDIS": _redis(feast),
         "FEAST_REDIS_TYPE": _redis_type(feast),
-        "HIVE_METASTORE": str(spark.extra["metastore"]),
+        "FEAST_OFFLINE_STORE": json.dumps(_offline(feast)),
     }
 
 
@@ -407,6 +408,46 @@ def _check_fields(views: Iterable[repo.View]) -> None:
                     "Rename one of them.",
                 )
             taken[key] = f"{view.name}:{name}"
+
+
+def _offline(conn: Connection) -> dict[str, Any]:
+    return _postgres(conn) if settings().offline_store == "postgres" else _spark()
+
+
+#: Parameter of a connection to PostgreSQL -> option of Feast's store.
+_POSTGRES = {
+    "host": "host",
+    "port": "port",
+    "dbname": "database",
+    "user": "user",
+    "password": "password",
+    "sslmode": "sslmode",
+    "sslkey": "sslkey_path",
+    "sslcert": "sslcert_path",
+    "sslrootcert": "sslrootcert_path",
+    "keepalives_idle": "keepalives_idle",
+}
+
+
+def _postgres(conn: Connection) -> dict[str, Any]:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    from adin.features.offline_postgres import address
+
+    try:
+        given = conninfo_to_dict(address(conn))
+    except (ProgrammingError, UnicodeDecodeError):  # their texts may hold the password
+        raise ConfigError("extra.offline of the connection feast is no URL of PostgreSQL.") from None
+    if unknown := sorted(given.keys() - _POSTGRES.keys()):
+        raise ConfigError(
+            f"extra.offline of the connection feast sets {', '.join(unknown)}, which Feast's PostgreSQL store cannot.",
+            f"It knows {', '.join(_POSTGRES)}.",
+        )
+    options = {_POSTGRES[name]: value for name, value in given.items()}
+    # empty is left to PostgreSQL's own defaults, as Feast would not
+    empty = {"host": "", "user": "", "password": "", "database": "", "sslmode": "prefer"}
+    return {"type": "adin.features.feast_offline_postgres.PostgresPointInTimeOfflineStore", **empty, **options}
 
 
 def _spark() -> dict[str, Any]:

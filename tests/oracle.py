@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pyarrow as pa
 from adin.features import repo
 from adin.window import Window
@@ -14,6 +15,7 @@ BEFORE, WAITED = timedelta(hours=1), timedelta(hours=2)
 TTL = {"pair": timedelta(hours=6), "brief": timedelta(minutes=30), "fixed": None}
 KEYS = {"pair": ("a", "b"), "brief": ("a",), "fixed": ("n",)}
 FEATURES = {"pair": ("value", "note"), "brief": ("value",), "fixed": ("value",)}
+REFERENCES = [f"{view}:{name}" for view, names in FEATURES.items() for name in names]
 KINDS = {"a": "string", "b": "string", "n": "bigint", "value": "double", "note": "string", "id": "string"}
 KINDS |= {"factor": "double", "at": "timestamp", "late": "int"}
 ARROW = {"string": pa.string(), "double": pa.float64(), "bigint": pa.int64(), "int": pa.int32()}
@@ -144,6 +146,32 @@ def answers(event, view, values):
         for row in seen
         if (row["event_timestamp"], row["created_timestamp"]) == last
     }
+
+
+def entity_rows(events):
+    """Return events as a frame for Feast, each with the time of its prediction and an id of its own."""
+    return pd.DataFrame(
+        {
+            "id": [f"{event['id']}/{place}" for place, event in enumerate(events)],
+            "event_timestamp": [event["at"] - BEFORE for event in events],
+            **{key: [event[key] for event in events] for key in ("a", "b")},
+            "n": pd.array([event["n"] for event in events], dtype="Int64"),
+        }
+    )
+
+
+def answer(row, view):
+    """Return a view's features in a row of Feast's answer with full names."""
+    return tuple(None if pd.isna(row[f"{view}__{name}"]) else row[f"{view}__{name}"] for name in FEATURES[view])
+
+
+def check(joined, events, values):
+    """Compare Feast's answer, by id, with the oracle's."""
+    assert len(joined) == len(events)
+    for place, event in enumerate(events):
+        for view in FEATURES:
+            found = answer(joined[f"{event['id']}/{place}"], view)
+            assert found in answers(event, view, values[view]), f"{event['id']}, {view}: {found}"
 
 
 def write(write_features, values, events, chance):
