@@ -37,8 +37,8 @@ servers: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration; \
-	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/regression; \
+	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration tests/regression
 
 # The whole line through the scheduler, on an empty test stack.
 acceptance:

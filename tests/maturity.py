@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ADIN = ROOT / "include" / "adin"
 PAGE = ROOT / "docs" / "maturity.md"
-KINDS = ("unit", "contract", "integration", "acceptance")
+KINDS = ("unit", "contract", "integration", "regression", "acceptance")
 #: A title that speaks of a fault; the same words everywhere, so that modules can be compared.
 FAULT = re.compile(
     r"kill|crash|dies|died|dead|lost|lose|away|down|fail|broken|damage|corrupt|hang|hung|timeout|race|concurrent|refus|"
@@ -31,8 +31,8 @@ A test counts for each module its file imports, a bench too. A fault is recognis
 refused, ..). Where kfp reads a function's annotations, none means no output.
 What is typed or documented says nothing of how well; the tests' titles do: `make testdoc`.
 
-| module | level | typed | documented | unit | contract | integration | acceptance | faults | benches |
-|---|---|---|---|---|---|---|---|---|---|
+| module | level | typed | documented | unit | contract | integration | regression | acceptance | faults | benches |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,19 @@ def s3_client(conn: Connection) -> Any:
 
 def execute(conn: Connection, statement: str) -> None:
     """Run one statement in a database, outside a transaction."""
+    with _cursor(conn) as cursor:
+        cursor.execute(statement)
+
+
+def fetched(conn: Connection, query: str) -> list[Any]:
+    """Return the rows of a query."""
+    with _cursor(conn) as cursor:
+        cursor.execute(query)
+        return list(cursor.fetchall())
+
+
+@contextmanager
+def _cursor(conn: Connection) -> Iterator[Any]:
     import psycopg2
 
     database = psycopg2.connect(
@@ -34,6 +49,6 @@ def execute(conn: Connection, statement: str) -> None:
     database.autocommit = True
     try:
         with database.cursor() as cursor:
-            cursor.execute(statement)
+            yield cursor
     finally:
         database.close()

@@ -8,81 +8,18 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from adin.features import online, spark_online, store
+from adin.features import online, spark_online
 from adin.features.repo import View
 from adin.settings import settings
+from feast_project import END, START, Project
 from redis_server import RedisServer, nodes, redis_cluster
 from shop_rows import AT, rows
 
 pytestmark = pytest.mark.flow(9, 11)
-OURS = "adin.features.feast_online"
-START, END = AT - timedelta(days=1), AT + timedelta(days=3)
-
-TYPES = ("Float64", "Float32", "Int32", "Int64", "Bool", "String", "UnixTimestamp")
-NAMES = ("amount", "mean", "orders", "cents", "open", "keeper", "opened_at")
-
-
-def definitions(path: Path, tags: dict[str, str]) -> list[Any]:
-    """Views of a Parquet file: every type the online store keeps, and one it does not."""
-    from feast import Entity, FeatureView, Field, FileSource, ValueType, types
-
-    times = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
-    source = FileSource(name="rows", path=str(path), **times)
-    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
-    till = Entity(name="till", join_keys=["till_id"], value_type=ValueType.INT64)
-    fields = [Field(name=name, dtype=getattr(types, kind)) for name, kind in zip(NAMES, TYPES, strict=True)]
-    many = [Field(name="many", dtype=types.Array(types.Int64))]
-    same: dict[str, Any] = {"ttl": timedelta(0), "source": source, "tags": tags}
-    takings = FeatureView(name="takings", entities=[till, shop], schema=fields, **same)
-    return [shop, till, source, takings, FeatureView(name="lists", entities=[till], schema=many, **same)]
-
-
-CONFIG = """
-project: bakery
-provider: local
-entity_key_serialization_version: 3
-registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
-online_store: {{type: {store}, redis_type: {kind}, connection_string: '{redis}'}}
-offline_store: {{type: dask}}
-{engine}
-"""
-
-
-class Project:
-    """A Feast project in a folder of its own, on a Parquet file.
-
-    :param ours: with our engine and store, else with Feast's.
-    """
-
-    def __init__(self, folder: Path, redis: Any, *, ours: bool, tags: dict[str, str] | None = None) -> None:
-        folder.mkdir()
-        self.tags = tags or {}
-        self.folder, self.file = folder, folder / "rows.parquet"
-        engine = f"batch_engine: {{type: {OURS}.ArrowEngine}}" if ours else ""
-        kind = store._redis_type(redis)
-        chosen = f"{OURS}.RedisOnlineStore" if ours else "redis"
-        (folder / "feature_store.yaml").write_text(
-            CONFIG.format(folder=folder, store=chosen, kind=kind, redis=store._redis(redis), engine=engine)
-        )
-
-    def put(self, table: pa.Table) -> None:
-        """Let the file hold rows."""
-        if "many" not in table.column_names:
-            table = table.append_column("many", pa.array([[n, n + 1] for n in range(table.num_rows)]))
-        pq.write_table(table, self.file)
-
-    def apply(self) -> Any:
-        """Apply the definitions and return the SDK's store."""
-        from feast import FeatureStore
-
-        found = FeatureStore(repo_path=str(self.folder))
-        found.apply(definitions(self.file, self.tags))
-        return found
 
 
 @pytest.fixture
@@ -120,38 +57,6 @@ def test_the_stock_command_writes_with_our_engine_what_it_writes_with_its_own(
         redis.ask("FLUSHALL")
     assert without_stamps(written[True]) == written[False]
     assert all(b"_created:takings" in fields for fields in written[True].values())
-
-
-def test_a_correction_reaches_redis_by_materialize_and_by_push_which_feasts_own_writer_skips(
-    redis: RedisServer, tmp_path: Path
-) -> None:
-    reads = {}
-    for ours in (False, True):
-        project = Project(tmp_path / str(ours), redis.connection, ours=ours)
-        project.put(rows(1))
-        found = project.apply()
-        found.materialize(START, END, feature_views=["takings"])
-        entity = [{"shop": "shop-0", "till_id": -5}]
-
-        def cents(found: Any = found, entity: Any = entity) -> Any:
-            return found.get_online_features(["takings:cents"], entity).to_dict()["cents"][0]
-
-        project.put(with_cents(rows(1, created=AT + timedelta(hours=1)), 41))
-        found.materialize(START, END, feature_views=["takings"])
-        first = cents()
-        pushed = with_cents(rows(1, created=AT + timedelta(hours=2)), 42).to_pandas()
-        found.write_to_online_store("takings", pushed)
-        second = cents()
-        older = with_cents(rows(1, at=AT - timedelta(hours=2), created=AT + timedelta(hours=3)), 43).to_pandas()
-        found.write_to_online_store("takings", older)
-        reads[ours] = (first, second, cents())
-        redis.ask("FLUSHALL")
-    assert reads[True] == (41, 42, 42)
-    assert reads[False][:2] != (41, 42)
-
-
-def with_cents(table: pa.Table, value: int) -> pa.Table:
-    return table.set_column(table.schema.get_field_index("cents"), "cents", pa.array([value], pa.int64()))
 
 
 def test_rows_pushed_by_feast_are_stored_as_the_same_rows_materialized(redis: RedisServer, tmp_path: Path) -> None:

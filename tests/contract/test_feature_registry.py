@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from adin.commands.features import app
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, ServiceError
 from adin.features import repo, store
-from adin.features.feast_import import import_feast
 from adin.features.snapshot import snapshot
 from adin.models.objects import Bucket
 from adin.settings import ROOT, settings
@@ -102,35 +100,6 @@ def test_two_appliers_and_two_materializers_at_once_lose_nothing_in_either_editi
             assert registered() == {"shared": ["f0"], "own0": features, "own1": features}
             assert store.intervals("shared") == [day(n) for n in range(2 * ROUNDS)]
     forget()
-
-
-def interleaved(given: dict[str, Any]) -> set[str]:
-    """Let another writer come between two steps of an apply; return the entities there are in the end."""
-    import_feast()
-    from feast import Entity
-    from feast.infra.registry.registry import Registry
-    from feast.repo_config import RegistryConfig
-
-    def opened() -> Any:
-        return Registry("adin", RegistryConfig(registry_type="file", cache_ttl_seconds=0, **given), None)
-
-    opened().apply_entity(Entity(name="first"), "adin")
-    ours, theirs = opened(), opened()
-    ours.apply_entity(Entity(name="ours"), "adin", commit=False)
-    theirs.apply_entity(Entity(name="theirs"), "adin")
-    ours.apply_entity(Entity(name="last"), "adin", commit=False)
-    ours.commit()
-    return {each.name for each in opened().list_entities("adin")}
-
-
-def test_a_writer_between_two_steps_of_an_apply_loses_nothing_here_and_does_in_feasts_own_file_registry(
-    in_s3: Path, servers: Servers, tmp_path: Path
-) -> None:
-    everything = {"first", "ours", "theirs", "last"}
-    here = {"path": f"s3://{servers.bucket}/feast/{uuid.uuid4().hex}.db"}
-    here["registry_store_type"] = "adin.features.registry_file.BucketRegistryStore"
-    assert interleaved(here) == everything
-    assert interleaved({"path": str(tmp_path / "registry.db")}) < everything
 
 
 def test_the_stock_feast_configuration_reads_the_registry_of_either_edition(
