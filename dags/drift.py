@@ -1,4 +1,4 @@
-"""Drift: one DAG for each problem in include/problems, daily, and after each dataset version and training."""
+"""Drift: one DAG for each problem in include/problems, daily, and after each dataset version and change of champion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 
 def schedule_of(spec: Problem, source: Domain) -> Any:
-    """Return when drift is looked for: after each dataset version and training, and daily while the source goes on."""
+    """Return when drift is looked for: at each dataset version and new champion, and daily while the source goes on."""
     data = AssetAny(assets.dataset(spec.name), assets.model(spec.name))
     if source.end:
         return data

@@ -97,14 +97,12 @@ def make(spec: Problem, source: Domain) -> None:
                 raise AirflowSkipException(str(reason)) from None
 
         @task(
-            outlets=[assets.model(spec.name)],
-            doc_md="Compares the registry's champion with the version that answers; writes the model's asset event. "
-            "If it fails: `adin ct reconcile`.",
+            doc_md="Compares the registry's champion with the version that answers. Writes nothing. If it fails: "
+            "`adin ct reconcile`.",
         )
         def check(run: str) -> dict[str, Any]:
             from adin.pipelines import modes
 
-            context = get_current_context()
             activate("amversion", "s3", "kserve", "kfp")
             outcome = modes.outcome(spec.name, run)
             if not outcome["agree"]:
@@ -112,7 +110,6 @@ def make(spec: Problem, source: Domain) -> None:
                     f"{spec.name}: champion is {outcome['champion']}, under load is {outcome['served']}.",
                     f"Mend it with `adin ct reconcile {spec.name}`.",
                 )
-            context["outlet_events"][assets.model(spec.name)].extra = outcome
             return outcome
 
         @task(

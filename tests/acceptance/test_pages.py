@@ -145,3 +145,25 @@ def test_a_rollback_that_cannot_be_done_says_why_and_changes_nothing(line):
             answer = admin.post(f"/api/v1/models/{PROBLEM}/rollback", json={"target": target, "reason": "x"})
             assert answer.status_code == status, answer.text
     assert len(registry().log(PROBLEM)) == entries
+
+
+@pytest.mark.flow(14, 16, 21)
+def test_every_change_of_champion_is_one_event_of_the_models_asset_and_starts_who_waits_for_it(line):
+    airflow = AirflowApi(*control.airflow_login())
+    entries = registry().log(PROBLEM)
+    champions = [entry.aliases.get("champion") for entry in entries]
+    changes = [
+        entry.id for entry, now, before in zip(entries, champions, [None, *champions], strict=False) if now != before
+    ]
+    assert changes
+
+    def events():
+        query = {"name_pattern": f"model_{PROBLEM}", "order_by": "timestamp", "limit": 100}
+        return airflow._call("GET", "/api/v2/assets/events", params=query)["asset_events"]
+
+    end = time.monotonic() + 60
+    while len(events()) < len(changes) or not events()[0]["created_dagruns"]:
+        assert time.monotonic() < end, events()
+        time.sleep(1)
+    assert [event["extra"]["id"] for event in events()] == changes
+    assert events()[0]["created_dagruns"][0]["dag_id"] == f"drift__{PROBLEM}"

@@ -16,7 +16,7 @@ def dataset(problem: str) -> Asset:
 
 
 def model(problem: str) -> Asset:
-    """Return the asset of a problem's model versions."""
+    """Return the asset of a problem's champion; the service ``alerts`` writes its events from the model's log."""
     return Asset(name=f"model_{problem}", uri=f"adin://models/{problem}", group="models")
 
 

@@ -3,7 +3,7 @@
 It looks at its sources, enters what they found in the book, and tells Alertmanager what is due. The book is written
 before anything is told, so that a service that was killed goes on where it was; what it tells twice is the same alert,
 which Alertmanager knows. While the registry is away it goes on from memory, and writes the book when it can. It also
-sends webhooks the events of models, in a thread of its own.
+sends webhooks and Airflow the events of models, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from adin.alerts.alert import Found, Source
 from adin.alerts.alertmanager import Alertmanager
 from adin.alerts.book import Book, Standing
 from adin.alerts.facts import Facts
+from adin.connections import declared
 from adin.errors import AdinError
 from adin.models import Registry, events
 from adin.models.store import Store
@@ -211,23 +212,23 @@ def _identity(standing: Standing) -> dict[str, str]:
 
 
 def deliver(models: Registry, stop: threading.Event) -> None:
-    """Send the webhooks what happens to models, until told to stop; whatever is wrong with one, alerts go on."""
+    """Tell webhooks and Airflow what happens to models, until told to stop; whatever is wrong, alerts go on."""
     deliverer = None
     while not stop.wait(settings().webhook_pause):
         try:
-            deliverer = deliverer or events.Deliverer(models, events.webhooks())
+            deliverer = deliverer or events.Deliverer(models, events.receivers())
             for done in deliverer.once():
                 _SENT.labels(done.webhook).inc(done.sent)
                 _UNSENT.labels(done.webhook).inc(bool(done.failure))
         except Exception:
-            log.exception("webhooks get nothing")
+            log.exception("nobody is told the events of models")
 
 
 def application(service: AlertService, facts: Facts, models: Registry) -> Any:
     """Return the web application: ``/metrics``, ``/healthz`` and ``/status``, open as every process's metrics are.
 
     :param facts: gauges that are read only now and then, and the status.
-    :param models: whose events the webhooks are sent.
+    :param models: whose events webhooks and Airflow are told.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from starlette.applications import Starlette
@@ -250,8 +251,8 @@ def application(service: AlertService, facts: Facts, models: Registry) -> Any:
     async def life(_: Any) -> AsyncIterator[None]:
         stop = threading.Event()
         work = [threading.Thread(target=service.follow, args=(stop,), name="rounds", daemon=True)]
-        if settings().model_webhooks:
-            work.append(threading.Thread(target=deliver, args=(models, stop), name="webhooks", daemon=True))
+        if settings().model_webhooks or declared("airflow"):
+            work.append(threading.Thread(target=deliver, args=(models, stop), name="events", daemon=True))
         for each in work:
             each.start()
         yield

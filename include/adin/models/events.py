@@ -1,8 +1,9 @@
-"""What happens to models, told to others over HTTP.
+"""What happens to models, told to others over HTTP: webhooks, and Airflow's assets.
 
 The log itself is the outbox: who changes a model writes its log and nothing else, and never waits for a receiver. A
-deliverer, a process of its own, sends each webhook the entries behind the last one it took, in order of each log, and
-notes how far it is. What was sent but not yet noted is sent again: a receiver tells repetitions by the event's id.
+deliverer, a process of its own, sends each receiver the entries behind the last one it took, in order of each log, and
+notes how far it is. What was sent but not yet noted is sent again: a webhook tells repetitions by the event's id, and
+Airflow is asked whether it has the event.
 """
 
 from __future__ import annotations
@@ -14,23 +15,44 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from adin.connections import connection
+from adin.connections import connection, declared
 from adin.errors import AdinError, ConfigError, SignInError
 from adin.models.log import EVENTS, Entry
 from adin.models.registry import Registry
 from adin.models.search import Query, named
 from adin.settings import settings
 
+if TYPE_CHECKING:
+    import httpx
+
 log = logging.getLogger(__name__)
 
 ID, TIME, SIGNATURE = "X-Adin-Event-Id", "X-Adin-Timestamp", "X-Adin-Signature"
 #: Seconds before the second try, and the most between two.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 300.0
+
+
+class Receiver(Protocol):
+    """Somebody who is told what happens to models."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which it is noted how far it is."""
+
+    @property
+    def models(self) -> str:
+        """Return the names it is told about, with ``*`` for any letters."""
+
+    def wants(self, entry: Entry, before: Entry | None) -> bool:
+        """Tell whether it is told of an entry, given the one before."""
+
+    def take(self, entry: Entry, before: Entry | None, http: httpx.Client) -> None:
+        """Tell it; raises if it did not take the entry."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +83,21 @@ class Webhook:
             raise ConfigError(f"The connection webhook_{name} names unknown events: {', '.join(sorted(odd))}.")
         return cls(name, f"{conn.url}/{conn.schema}", conn.password, conn.extra.get("models", "*"), events)
 
+    def wants(self, entry: Entry, before: Entry | None) -> bool:
+        """Tell whether it asked for events of this kind."""
+        return entry.event in self.events
+
+    def take(self, entry: Entry, before: Entry | None, http: httpx.Client) -> None:
+        """Post the entry, signed."""
+        body = _body(entry)
+        answer = http.post(self.url, content=body, headers=signed(self.key, entry.id, body))
+        if not answer.is_success:
+            raise ConfigError(f"{self.url} answered {answer.status_code}: {answer.text[:200]}")
+
 
 @dataclass
 class Delivery:
-    """How far a webhook is.
+    """How far a receiver is.
 
     :param taken: number of the last entry taken, by model.
     :param behind: entries still to be sent.
@@ -78,50 +111,53 @@ class Delivery:
     failure: str = ""
 
 
-def webhooks() -> list[Webhook]:
-    """Return all webhooks there are."""
-    return [Webhook.of(name) for name in settings().model_webhooks]
+def receivers() -> list[Receiver]:
+    """Return all there are: the webhooks of the settings, and Airflow where the connection ``airflow`` is declared."""
+    from adin.models.airflow_assets import AirflowAssets
+
+    airflow = [AirflowAssets(connection("airflow"))] if declared("airflow") else []
+    return [*map(Webhook.of, settings().model_webhooks), *airflow]
 
 
-def status(models: Registry, webhook: Webhook) -> Delivery:
-    """Return how far a webhook is; sends nothing."""
-    taken, _ = _taken(models, webhook)
-    found = Delivery(webhook.name, taken)
-    for name in _models(models, webhook):
-        found.behind += sum(entry.event in webhook.events for entry in models.log(name)[taken.get(name, 0) :])
+def status(models: Registry, receiver: Receiver) -> Delivery:
+    """Return how far a receiver is; sends nothing."""
+    taken, _ = _taken(models, receiver)
+    found = Delivery(receiver.name, taken)
+    for name in _models(models, receiver):
+        entries = models.log(name)
+        for place in range(taken.get(name, 0), len(entries)):
+            found.behind += receiver.wants(entries[place], _before(entries, place))
     return found
 
 
-def deliver(models: Registry, webhook: Webhook, send: Callable[[str, bytes, Mapping[str, str]], None]) -> Delivery:
-    """Send all that a webhook has not taken yet, until something fails.
-
-    :param send: posts a body with headers to an address and raises if it was not taken.
-    """
-    taken, tag = _taken(models, webhook)
-    found = Delivery(webhook.name, dict(taken))
+def deliver(models: Registry, receiver: Receiver, http: httpx.Client) -> Delivery:
+    """Send all that a receiver has not taken yet, until something fails."""
+    taken, tag = _taken(models, receiver)
+    found = Delivery(receiver.name, dict(taken))
     try:
-        for name in _models(models, webhook):
-            for entry in models.log(name)[found.taken.get(name, 0) :]:
-                if entry.event in webhook.events:
-                    body = _body(entry)
-                    send(webhook.url, body, signed(webhook.key, entry.id, body))
+        for name in _models(models, receiver):
+            entries = models.log(name)
+            for place in range(found.taken.get(name, 0), len(entries)):
+                entry, before = entries[place], _before(entries, place)
+                if receiver.wants(entry, before):
+                    receiver.take(entry, before, http)
                     found.sent += 1
                 found.taken[name] = entry.seq
     except Exception as error:
         found.failure = str(error) or type(error).__name__
-        log.warning("webhook %s: %s", webhook.name, found.failure)
+        log.warning("%s is not told: %s", receiver.name, found.failure)
     if found.taken != taken:
-        _note(models, webhook, found.taken, tag)
+        _note(models, receiver, found.taken, tag)
     return found
 
 
 class Deliverer:
-    """Delivers to all webhooks again and again; one that fails waits longer each time, and holds up no other."""
+    """Delivers to all receivers again and again; one that fails waits longer each time, and holds up no other."""
 
-    def __init__(self, models: Registry, hooks: list[Webhook]) -> None:
+    def __init__(self, models: Registry, told: Sequence[Receiver]) -> None:
         import httpx
 
-        self._models, self._hooks = models, hooks
+        self._models, self._told = models, told
         timeout = httpx.Timeout(settings().read_timeout, connect=settings().connect_timeout)
         self._http = httpx.Client(timeout=timeout, follow_redirects=False)
         self._next: dict[str, tuple[float, float]] = {}
@@ -129,19 +165,19 @@ class Deliverer:
     def once(self) -> list[Delivery]:
         """Deliver to those whose waiting time is over; return what became of it."""
         found = []
-        for hook in self._hooks:
-            due, wait = self._next.get(hook.name, (0.0, _FIRST_WAIT))
+        for receiver in self._told:
+            due, wait = self._next.get(receiver.name, (0.0, _FIRST_WAIT))
             if time.monotonic() < due:
                 continue
             try:
-                delivery = deliver(self._models, hook, self._send)
+                delivery = deliver(self._models, receiver, self._http)
             except AdinError as error:  # the registry's own store does not answer
-                log.warning("webhook %s waits: %s", hook.name, error)
-                delivery = Delivery(hook.name, {}, failure=str(error))
-            self._next.pop(hook.name, None)
+                log.warning("%s waits: %s", receiver.name, error)
+                delivery = Delivery(receiver.name, {}, failure=str(error))
+            self._next.pop(receiver.name, None)
             if delivery.failure:
                 pause = wait * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                self._next[hook.name] = (time.monotonic() + pause, min(_LONGEST_WAIT, wait * 2))
+                self._next[receiver.name] = (time.monotonic() + pause, min(_LONGEST_WAIT, wait * 2))
             found.append(delivery)
         return found
 
@@ -149,11 +185,6 @@ class Deliverer:
         """Deliver until told to stop."""
         while not stop.wait(settings().webhook_pause):
             self.once()
-
-    def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-        answer = self._http.post(url, content=body, headers=dict(headers))
-        if not answer.is_success:
-            raise ConfigError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
 
 
 def signed(key: str, event: str, body: bytes) -> dict[str, str]:
@@ -187,19 +218,23 @@ def _body(entry: Entry) -> bytes:
     return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _models(models: Registry, webhook: Webhook) -> list[str]:
-    return named(Query(webhook.models), models.models())
+def _before(entries: Sequence[Entry], place: int) -> Entry | None:
+    return entries[place - 1] if place else None
 
 
-def _taken(models: Registry, webhook: Webhook) -> tuple[dict[str, int], str | None]:
-    """Return how far a webhook is; one that is new begins with what happens from now on."""
-    noted = models.store.note(f"events/{webhook.name}")
+def _models(models: Registry, receiver: Receiver) -> list[str]:
+    return named(Query(receiver.models), models.models())
+
+
+def _taken(models: Registry, receiver: Receiver) -> tuple[dict[str, int], str | None]:
+    """Return how far a receiver is; one that is new begins with what happens from now on."""
+    noted = models.store.note(f"events/{receiver.name}")
     if noted:
         return json.loads(noted[0]), noted[1]
-    _note(models, webhook, {name: models.state(name).seq for name in _models(models, webhook)}, None)
-    return _taken(models, webhook)
+    _note(models, receiver, {name: models.state(name).seq for name in _models(models, receiver)}, None)
+    return _taken(models, receiver)
 
 
-def _note(models: Registry, webhook: Webhook, taken: Mapping[str, int], tag: str | None) -> None:
+def _note(models: Registry, receiver: Receiver, taken: Mapping[str, int], tag: str | None) -> None:
     # where another deliverer was faster, its note stays; what differs is sent again
-    models.store.swap(f"events/{webhook.name}", json.dumps(dict(taken), sort_keys=True).encode(), tag)
+    models.store.swap(f"events/{receiver.name}", json.dumps(dict(taken), sort_keys=True).encode(), tag)

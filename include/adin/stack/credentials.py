@@ -90,7 +90,10 @@ def outside() -> list[Connection]:
     """Return the connections that only people and services outside Airflow use."""
     made = credentials()
     database = f"postgresql://adin:{made['postgres']}@{HOST}:{port('postgres')}/push"
-    return [Connection("push", HOST, port("push"), password=made["push"], extra={"database": database})]
+    return [
+        Connection("push", HOST, port("push"), password=made["push"], extra={"database": database}),
+        Connection("airflow", HOST, port("airflow"), "admin", made["airflow_admin"]),
+    ]
 
 
 def write() -> None:
