@@ -24,7 +24,7 @@ WHO = {"actor": "root", "reason": "test"}
 #: What each role may do, written down a second time: a change of it must be meant.
 MAY = {
     "viewer": {"read", "download"},
-    "trainer": {"read", "download", "register", "validate", "challenge", "reject", "alias"},
+    "trainer": {"read", "download", "register", "validate", "hold", "challenge", "reject", "alias"},
     "approver": {"read", "download", "promote", "retire", "rollback", "freeze", "unfreeze", "ct"},
     "pusher": {"push"},
     "admin": set(ACTIONS),

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from adin.connections import Connection
 from adin.errors import AdinError, ConflictError, DataError, NotFoundError, RefusedError, UnreachableError
-from adin.models import Query, Registry, registry
+from adin.models import Query, Registry, artifact, registry
 from adin.models.doctor import ensure_safe
+from adin.pipelines import steps
+from adin.settings import ROOT, settings
 from model_facts import facts, files, register, validated
 from processes import at_once
 from s3_proxy import s3_proxy
@@ -90,6 +95,106 @@ def test_a_promotion_repeated_by_the_same_run_is_written_once(
     first = models.promote(model, number, against=None, actor="kfp", reason="first", run_key="run-1")
     assert models.promote(model, number, against=None, actor="kfp", reason="first", run_key="run-1") == first
     assert models.state(model).seq == first.seq
+
+
+@pytest.fixture
+def judged_model(model: str, tmp_path: Path) -> Iterator[str]:
+    """A problem of a name nobody has used."""
+    folder = tmp_path / "problems" / model
+    shutil.copytree(ROOT / "include" / "problems" / "flights_delay", folder)
+    spec = folder / "problem.yaml"
+    spec.write_text(spec.read_text().replace("name: flights_delay", f"name: {model}", 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_PROBLEMS", str(folder.parent))
+        settings.cache_clear()
+        yield model
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize("outcome", ["promoted", "held", "rejected", "invalid", "superseded"])
+def test_every_outcome_of_a_judgement_stands_in_the_log_and_history_once_with_its_reason(
+    models: Registry,
+    edition: Connection,
+    servers: Servers,
+    judged_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: str,
+) -> None:
+    judged = "promoted" if outcome == "superseded" else outcome
+    model, reason = judged_model, f"{judged}: days: 3, needed 14"
+    monkeypatch.setenv("ADIN_CONN_AMVERSION", edition.uri)
+    monkeypatch.setenv("ADIN_CONN_S3", servers.s3.uri)
+    monkeypatch.setattr(steps, "KfpClient", Mock())
+    steps.KfpClient.return_value.get.return_value.started_by = ""  # type: ignore[attr-defined]
+    champion = validated(models, model, files(tmp_path / "first"), "first")
+    models.promote(model, champion, against=None, actor="test", reason="the first")
+    for _ in range(2):  # a step may be run twice
+        number = steps.register(model, *judgement(tmp_path, judged, reason, champion), "run-1", "run-1")
+    if outcome == "superseded":
+        other = validated(models, model, files(tmp_path / "other"), "other")
+        models.promote(model, other, against=champion, actor="somebody", reason="faster")
+        serving = Mock()
+        serving.return_value.check.return_value = {"bytes": 0, "replay": None}
+        serving.return_value.predict.side_effect = NotFoundError("nothing is under load")
+        monkeypatch.setattr("adin.serving.client.ServingClient", serving)
+        for _ in range(2):
+            assert steps.promote(model, number, tmp_path / "evaluation", "run-1").startswith("superseded")
+        serving.return_value.load.assert_not_called()
+    expected = {
+        "promoted": [("validate", reason)],
+        "held": [("hold", reason)],
+        "rejected": [("reject", reason)],
+        "invalid": [("hold", reason)],
+        "superseded": [("validate", reason), ("challenge", models.log(model)[-1].reason)],
+    }[outcome]
+    told = [entry for entry in registry(edition, s3=servers.s3).log(model) if entry.version == number][1:]
+    assert [(entry.event, entry.reason) for entry in told] == expected
+    assert told[0].evidence["outcome"] == judged
+    assert (told[-1] in models.history(model)) == (outcome != "promoted")
+    if outcome == "superseded":
+        assert told[-1].reason.startswith("superseded: ")
+    else:
+        assert models.state(model).champion == champion
+
+
+def judgement(folder: Path, outcome: str, reason: str, against: int) -> tuple[Path, Path, Path]:
+    """Data, model and evaluation as the steps before leave them."""
+    given = facts()
+    data, model, evaluation = (folder / name for name in ("data", "model", "evaluation"))
+    for each in (data, model, evaluation):
+        each.mkdir(exist_ok=True)
+    kept = ("window", "sources", "service", "registry", "features", "code_version")
+    (data / "manifest.json").write_text(json.dumps({name: given[name] for name in kept} | {"commit": given["dataset"]}))
+    told = {"outcome": outcome, "reason": reason, "against": against, "evidence": {"policy_hash": "p"}}
+    told |= {"metrics": given["metrics"], "signature": given["signature"]}
+    (evaluation / "evaluation.json").write_text(json.dumps(told))
+    for file in (
+        model / artifact.MODEL, model / artifact.CODE,
+        *(evaluation / name for name in ("predictions.parquet", "report.html", artifact.REPLAY)),
+    ):  # fmt: skip
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(file.name)
+    return data, model, evaluation
+
+
+def test_a_version_that_was_held_is_as_it_was_and_cannot_be_promoted_unless_somebody_validates_it(
+    models: Registry, model: str, artefacts: dict[str, Path]
+) -> None:
+    number = register(models, model, artefacts, "run-1")
+    before = models.state(model)
+    models.append(model, "hold", version=number, actor="kfp", reason="held: too few days", run_key="run-1")
+    after = models.state(model)
+    assert (after.versions, after.aliases, after.mode) == (before.versions, before.aliases, before.mode)
+    with pytest.raises(RefusedError, match="it is registered"):
+        models.promote(model, number, against=None, actor="kfp", reason="better")
+    with pytest.raises(RefusedError, match="registered"):
+        models.append(model, "rollback", version=number, actor="duty", reason="back")
+    models.append(model, "validate", version=number, actor="ann", reason="seen and found good")
+    with pytest.raises(RefusedError, match="it is validated"):
+        models.append(model, "hold", version=number, actor="kfp", reason="held: too few days", run_key="run-2")
+    models.promote(model, number, against=None, actor="ann", reason="by hand")
+    assert models.verify(model) == 4
 
 
 def test_a_promotion_undone_by_a_failed_swap_can_be_tried_again_by_the_same_run(
@@ -323,8 +428,6 @@ def test_a_database_that_cut_all_connections_is_connected_to_again(
 def test_a_store_that_stays_down_is_an_error_and_never_an_empty_registry(
     edition: Connection, servers: Servers, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adin.settings import settings
-
     monkeypatch.setenv("ADIN_REGISTRY_PATIENCE", "1")
     settings.cache_clear()
     nowhere = {"host": "127.0.0.1", "port": 1}

@@ -243,6 +243,23 @@ def test_a_damaged_log_spoils_its_own_line_and_not_the_list(
         execute(own, "ALTER TABLE log ENABLE TRIGGER ALL")
 
 
+def test_page_and_api_say_which_candidate_was_held_or_invalid_and_why(
+    models: Registry, web: TestClient, model: str, tmp_path: Path
+) -> None:
+    whys = {1: "held: worth a swap: gain 0.0004, needed 0.002", 2: "invalid: missing values: 3 of 900 in challenger"}
+    for number, why in whys.items():
+        register(models, model, tmp_path)
+        models.append(model, "hold", version=number, actor="pipeline", reason=why)
+    token = tokens(models, model)["viewer"]
+    told = ask(web, token, "GET", "/api/v1/models/{model}/history", model).json()
+    assert {each["version"]: each["reason"] for each in told if each["event"] == "hold"} == whys
+    timeline = ask(web, token, "GET", "/models/{model}", model).text.split("What happened")[1]
+    for number, why in whys.items():
+        assert f"<strong>hold</strong> version {number}" in timeline
+        assert why in timeline
+        assert why in ask(web, token, "GET", f"/models/{model}/versions/{number}", model).text
+
+
 def test_a_rollback_that_must_be_approved_is_left_to_the_dag_that_asks(
     models: Registry, web: TestClient, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

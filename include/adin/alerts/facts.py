@@ -22,6 +22,7 @@ from prometheus_client import Gauge
 
 from adin.alerts import outbox
 from adin.alerts.alert import Alert, Found
+from adin.control.history import reigns
 from adin.errors import AdinError, ServiceError
 from adin.models import Registry
 from adin.models.log import MODES
@@ -155,8 +156,7 @@ class Facts:
         if state.champion is None:
             return
         _CHAMPION.labels(name).set(state.champion)
-        changes = [entry for entry in self._models.history(name) if entry.aliases.get("champion") == state.champion]
-        _CHANGED.labels(name).set(changes[-1].time.timestamp() if changes else 0)
+        _CHANGED.labels(name).set(reigns(self._models.log(name))[-1].since.timestamp())
         test = self._models.version(name, state.champion).manifest.metrics.get("test", {}).get("all", {})
         for metric, value in test.items():
             if value is not None:

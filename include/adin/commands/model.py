@@ -103,10 +103,12 @@ def show(
 @app.command("history", epilog="Example: adin model history flights_delay --all")
 def history(
     model: Model,
-    everything: Annotated[bool, typer.Option("--all", help="Also what did not touch champion, pin or mode.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also registrations, aliases and what was seen to answer.")
+    ] = False,
     json: output.Json = False,
 ) -> None:
-    """Show who was champion when, who changed it, and why."""
+    """Show who was champion when, who changed it and why, and why candidates were held back."""
     models = registry()
     _state(models, model)
     entries = models.log(model) if everything else models.history(model)

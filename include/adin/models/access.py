@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 Role = Literal["viewer", "trainer", "approver", "pusher", "admin"]
 Action = Literal[
-    "read", "download", "register", "validate", "challenge", "reject", "alias", "promote", "retire", "rollback",
+    "read", "download", "register", "validate", "hold", "challenge", "reject", "alias", "promote", "retire", "rollback",
     "freeze", "unfreeze", "ct", "export", "import", "gc", "access", "push",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -41,7 +41,7 @@ _VIEWER: frozenset[Action] = frozenset({"read", "download"})
 #: What each role may do. Who trains does not approve: somebody who shall do both is given both.
 MAY: dict[Role, frozenset[Action]] = {
     "viewer": _VIEWER,
-    "trainer": _VIEWER | {"register", "validate", "challenge", "reject", "alias"},
+    "trainer": _VIEWER | {"register", "validate", "hold", "challenge", "reject", "alias"},
     "approver": _VIEWER | {"promote", "retire", "rollback", "freeze", "unfreeze", "ct"},
     "pusher": frozenset({"push"}),
     "admin": frozenset(ACTIONS),

@@ -20,7 +20,7 @@ from adin.models.manifest import jsonable
 from adin.models.record import Record, linked
 
 Event = Literal[
-    "register", "validate", "challenge", "promote", "reject", "retire",
+    "register", "validate", "hold", "challenge", "promote", "reject", "retire",
     "freeze", "unfreeze", "ct_mode", "rollback", "served", "undone", "alias", "expire",
 ]  # fmt: skip
 Mode = Literal["auto_deploy", "train_only", "stopped"]
@@ -32,6 +32,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 #: Plain steps of one version: from which states, to which.
 _STEPS: dict[str, tuple[set[VersionState], VersionState]] = {
     "validate": ({"registered"}, "validated"),
+    "hold": ({"registered"}, "registered"),  # was judged, and nothing was decided
     "challenge": ({"validated"}, "challenger"),
     "reject": ({"registered", "validated", "challenger"}, "rejected"),
     "retire": ({"registered", "validated", "challenger"}, "retired"),

@@ -133,8 +133,8 @@ class Registry:
         return list(self._current(model).entries)
 
     def history(self, model: str) -> list[Entry]:
-        """Return the entries that changed what is, or may come, under load: champions, pins and modes."""
-        telling = {"promote", "rollback", "undone", "freeze", "unfreeze", "ct_mode"}
+        """Return the entries that changed what is, or may come, under load, or say why a candidate does not."""
+        telling = {"promote", "rollback", "undone", "freeze", "unfreeze", "ct_mode", "hold", "reject", "challenge"}
         return [entry for entry in self.log(model) if entry.event in telling]
 
     def state(self, model: str) -> State:

@@ -234,11 +234,13 @@ def register(
             run_key=run_key,
         )  # fmt: skip
         return version.number
-    verdicts: dict[str, Literal["validate", "reject"]] = {"promoted": "validate", "rejected": "reject"}
-    event = verdicts.get(told["outcome"])
-    if event and models.state(name).versions[version.number] == "registered":
-        reason = told["reason"]
-        models.append(name, event, version=version.number, actor=ACTOR, reason=reason, run_key=run_key)
+    verdicts: dict[str, Literal["validate", "reject", "hold"]] = {"promoted": "validate", "rejected": "reject"}
+    event = verdicts.get(told["outcome"], "hold")
+    if models.state(name).versions[version.number] == "registered":
+        evidence = {"outcome": told["outcome"], "against": told["against"], "file": f"evidence/{_EVALUATION}"}
+        models.append(
+            name, event, version=version.number, actor=ACTOR, reason=told["reason"], evidence=evidence, run_key=run_key
+        )
     return version.number
 
 
