@@ -9,6 +9,7 @@ from adin.airflow import assets
 from adin.airflow.broken import broken
 from adin.airflow.domain import Domain, domain
 from adin.airflow.hooks import activate
+from adin.airflow.links import ReportLink
 from adin.airflow.params import check_conf
 from adin.airflow.policies import DEFAULT_ARGS
 from adin.problem import Problem, names, problem
@@ -85,7 +86,9 @@ def make(spec: Problem, source: Domain) -> None:
             context["outlet_events"][assets.drift(spec.name)].extra = extra
             return extra
 
-        retrain(check())
+        checked = check()
+        checked.operator.operator_extra_links = (ReportLink(),)
+        retrain(checked)
 
     drift()
 
@@ -103,7 +106,7 @@ bucket of the models; where `run.on_drift` is set, an asset event that starts `t
 
 ### When it fails
 The message names the server or the dataset. Clear the task: nothing is counted twice, and the same data gives the same
-report. An alarm is no failure: see Browse, **Drift**.
+report. An alarm is no failure: see the button **Report** of the task `check`, and Browse, **Drift**.
 """
 
 for each in names():

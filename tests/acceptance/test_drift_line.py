@@ -66,6 +66,21 @@ def test_page_api_and_report_tell_the_same(checked):
         assert "What changed" in report and "<script" not in report
 
 
+def test_the_run_in_airflow_has_a_button_to_the_report_of_its_check(checked, airflow):
+    dag = f"drift__{PROBLEM}"
+    run = airflow.newest(dag)
+    airflow.wait(dag, run, timeout=900, progress=print)
+    signed = {"Authorization": airflow.authorization}
+    buttons = httpx.get(
+        f"{airflow.url}/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/check/links", headers=signed, timeout=60
+    ).json()["extra_links"]
+    found = airflow.xcom(dag, run, "check")
+    assert buttons["Report"] == f"{airflow.url}{found['report']}"
+    report = httpx.get(buttons["Report"], headers=signed, timeout=60)
+    assert report.status_code == httpx.codes.OK
+    assert report.content == drift.kept_report(registry(), PROBLEM, found["check"])
+
+
 def test_september_compared_with_august_is_a_report_of_its_own(checked, tmp_path):
     out = tmp_path / "september.html"
     found = adin("drift", "report", PROBLEM, "--from", "2013-09-01", "--to", "2013-10-01", "--out", str(out))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
 
 import pytest
 from adin.airflow import assets
+from adin.alerts.sources import DriftSource
 from adin.drift import service
+from adin.drift.alarms import Alarm
 from adin.problem import problem
 from adin.settings import ROOT, settings
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import AssetAny
+from airflow.serialization.serialized_objects import DagSerialization
 
 pytestmark = pytest.mark.flow(15)
 
@@ -94,3 +98,20 @@ def test_the_training_that_drift_asks_for_takes_the_data_up_to_the_checks_own_da
     later = datetime(2013, 7, 1, tzinfo=UTC)
     assert service.asked_window(told, later) == "2013-01-01T00:00:00Z/2013-07-01T00:00:00Z"
     assert service.asked_window(told, datetime(2013, 2, 1, tzinfo=UTC)) == told["window"]
+
+
+def test_the_task_that_looks_for_drift_has_a_button_to_the_report_that_the_alert_names(dags):
+    dag = dags("drift", "{}").dags["drift__flights_delay"]
+    shown = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("check")
+    assert shown.extra_links == ["Report"]
+    report = "/adin/drift/flights_delay/report?check=0123456789abcdef"
+    alarm = Alarm("flights_delay", "label", "late", "label_psi", "active", date(2013, 9, 1), 0.3, 0.05, report)
+    source = DriftSource(lambda _: [alarm], lambda: ["flights_delay"])
+    (alert,) = source.look(None, datetime.now(UTC)).up
+    check = dag.get_task("check")
+    (link,) = check.operator_extra_links
+    told = SimpleNamespace(xcom_pull=lambda task_ids: {"report": report} if task_ids == "check" else None)
+    address = link.get_link(check, ti_key=told)
+    assert address == alert.wire(datetime.now(UTC))["annotations"]["report"]
+    assert address.endswith(report)
+    assert link.get_link(check, ti_key=SimpleNamespace(xcom_pull=lambda task_ids: None)) == ""
