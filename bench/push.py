@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from adin.connections import Connection, connection, use
 from adin.errors import ServiceError
-from adin.features import codec, repo, store, wire, writer
+from adin.features import codec, repo, store, wire
 from adin.settings import settings
 
 from bench.measuring import listens, redis, running
@@ -163,7 +163,7 @@ def _bare(number: int) -> float:
         fields: list[Any] = [f"_ts:{VIEW}".encode(), codec.encode_times(times)]
         for name, kind in view.features:
             fields += [codec.field_name(VIEW, name), codec.encode(values[name], kind)]
-        payloads.append(bytes(writer._commands(b"HSET", keys, fields).buffers()[2]))
+        payloads.append(bytes(codec.commands(b"HSET", [keys, *fields]).buffers()[2]))
     with wire.Session() as session:
         session.exchange(wire.command(b"PING"), 1)
         began = time.perf_counter()

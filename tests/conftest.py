@@ -8,6 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 from matrix import pytest_runtest_makereport  # noqa: F401 - a hook
 from server_fixtures import clickhouse_server, edition, empty, model, redis_server, servers, stack  # noqa: F401 - fixtures of all tests
@@ -16,6 +17,9 @@ from server_fixtures import clickhouse_server, edition, empty, model, redis_serv
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="adin-airflow-"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 
+# how long an example takes is a matter of the machine
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 #: The ML environment has no Airflow; it runs only the tests marked for it, and reads only files which hold some.
 _ML = find_spec("airflow") is None

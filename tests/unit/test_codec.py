@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from adin.errors import ConfigError, DataError
-from adin.features import codec
+from adin.features import codec, wire
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as some
@@ -82,6 +82,15 @@ def test_the_key_of_a_row_is_that_of_its_entity_in_feast(rows: list[tuple[str, i
         entity = EntityKey(join_keys=["till", "shop"], entity_values=[Value(int64_val=till), Value(string_val=shop)])
         assert key == serialize_entity_key(entity, 3) + b"p"
         assert key == codec.entity_key({"till": ("Int64", till), "shop": ("String", shop)}, "p")
+
+
+@given(some.lists(some.tuples(some.binary(max_size=12), some.text(max_size=3)), max_size=10), some.binary(max_size=12))
+def test_commands_of_a_column_are_those_of_each_row(rows: list[tuple[bytes, str]], same: bytes) -> None:
+    keys, texts = (
+        pa.array([row[place] for row in rows], kind) for place, kind in enumerate((pa.binary(), pa.string()))
+    )
+    found = codec.commands(b"HSET", [keys, same, b"field", texts.cast(pa.binary())]).to_pylist()
+    assert found == [wire.command(b"HSET", key, same, b"field", text.encode()) for key, text in rows]
 
 
 def test_rows_that_differ_in_one_value_or_null_have_different_hashes() -> None:

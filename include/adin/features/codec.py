@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import mmh3
@@ -185,6 +186,8 @@ def encode_times(micros: np.ndarray) -> pa.Array:
 
 def decode_times(messages: Sequence[bytes | None]) -> np.ndarray:
     """Return times in microseconds since 1970; a missing one is the smallest integer."""
+    if messages.count(None) == len(messages):
+        return np.full(len(messages), NO_TIME)
     matrix = np.array([message or b"" for message in messages], "S22").view("u1").reshape(-1, 22).astype("i8")
     seconds, nanos, at = (np.zeros(len(matrix), "i8") for _ in range(3))
     for tag, target in ((0x08, seconds), (0x10, nanos)):
@@ -287,17 +290,26 @@ def join(parts: Sequence[Any]) -> pa.Array:
     return pc.binary_join_element_wise(*columns, pa.scalar(b"", pa.binary()))
 
 
-def with_length(column: Any) -> Any:
-    """Return each value as a Redis bulk string: ``$<length>\\r\\n<bytes>\\r\\n``."""
-    if isinstance(column, bytes):
-        return b"$%d\r\n%s\r\n" % (len(column), column)
-    lengths = _lengths(column)
-    if not len(lengths):
-        return column
-    if lengths.min() == lengths.max():
-        return join([b"$%d\r\n" % lengths[0], column, b"\r\n"])
-    heads = pa.array([b"$%d\r\n" % length for length in np.unique(lengths)], pa.binary())
-    return join([heads.take(pa.array(np.unique(lengths, return_inverse=True)[1])), column, b"\r\n"])
+def commands(name: bytes, arguments: Sequence[Any]) -> pa.Array:
+    """Return one Redis command a row.
+
+    :param arguments: columns of bytes, or constants; at least one column.
+    """
+    pieces: list[Any] = [b"*%d\r\n" % (1 + len(arguments))]
+    for argument in (name, *arguments):
+        pieces += [_length(argument), argument, b"\r\n"]
+    # each piece costs a pass over all rows: neighbours that are the same for all become one
+    grouped = groupby(pieces, lambda piece: isinstance(piece, bytes))
+    return join([each for same, few in grouped for each in ([b"".join(few)] if same else few)])
+
+
+def _length(argument: Any) -> Any:
+    """Return what stands before an argument in Redis's protocol."""
+    if isinstance(argument, bytes):
+        return b"$%d\r\n" % len(argument)
+    lengths = pc.binary_length(argument).dictionary_encode()
+    heads = [b"$%d\r\n" % length for length in lengths.dictionary.to_pylist()]
+    return heads[0] if len(heads) == 1 else pa.array(heads, pa.binary()).take(lengths.indices)
 
 
 def hashes(columns: Sequence[pa.Array]) -> np.ndarray:

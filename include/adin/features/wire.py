@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from adin.connections import Connection, connection
@@ -12,6 +16,8 @@ from adin.errors import ConfigError, ServiceError
 from adin.settings import settings
 
 _CHUNK = 1 << 16
+#: What the parser returns where a reply has not arrived whole.
+_MORE = object()
 
 
 class Session:
@@ -82,21 +88,20 @@ class Session:
     def _receive(self, replies: int) -> list[Any]:
         assert self._socket is not None
         found: list[Any] = []
-        while len(found) < replies:
-            reply = self._parser.gets()
-            if reply is not False:
-                found.append(reply)
-                continue
-            content = self._socket.recv(_CHUNK)
-            if not content:
-                raise ConnectionError("it closed the connection")
-            self._parser.feed(content)
+        with _uncollected():
+            found.extend(iter(self._parser.gets, _MORE))
+            while len(found) < replies:
+                content = self._socket.recv(_CHUNK)
+                if not content:
+                    raise ConnectionError("it closed the connection")
+                self._parser.feed(content)
+                found.extend(iter(self._parser.gets, _MORE))
         return found
 
     def _open(self) -> None:
         import hiredis
 
-        self._parser = hiredis.Reader()
+        self._parser = hiredis.Reader(notEnoughData=_MORE)
         conn = self.connection
         opened = socket.create_connection((conn.host, conn.port or 6379), timeout=settings().connect_timeout)
         self._socket = opened
@@ -135,6 +140,28 @@ def _gone(idle: socket.socket) -> bool:
     poll = select.poll()
     poll.register(idle, select.POLLIN)
     return bool(poll.poll(0))
+
+
+_readers, _was_on = 0, True
+_lock = threading.Lock()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python from looking for cycles among replies: it takes longer than to read them, and there are none."""
+    global _readers, _was_on
+    with _lock:
+        if not _readers:
+            _was_on = gc.isenabled()
+            gc.disable()
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if not _readers and _was_on:
+                gc.enable()
 
 
 def command(*parts: bytes) -> bytes:

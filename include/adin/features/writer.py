@@ -244,7 +244,10 @@ def _micros(column: Any) -> np.ndarray:
 
 def _newest_places(rows: _Rows) -> np.ndarray:
     """Return the place of the newest row of each key; of equals, that with the greatest hash."""
-    codes = np.asarray(rows.keys.dictionary_encode().indices)
+    found = rows.keys.dictionary_encode()
+    if len(found.dictionary) == len(found):
+        return np.arange(len(found))
+    codes = np.asarray(found.indices)
     order = np.lexsort((rows.hashes, rows.created, rows.event, codes))
     last = np.flatnonzero(np.diff(codes[order], append=-1))
     return order[last]
@@ -271,19 +274,19 @@ def _put(view: View, rows: _Rows) -> Iterator[pa.Array]:
     fields += [_stamp(view), codec.encode_stamps(rows.created, rows.hashes)]
     for name, kind in view.features:
         fields += [codec.field_name(view.name, name), codec.encode(rows.values[name], kind)]
-    yield _commands(b"HSET", rows.keys, fields)
+    yield codec.commands(b"HSET", [rows.keys, *fields])
 
 
 def _bury(view: View, rows: _Rows) -> Iterator[pa.Array]:
     """Return the commands that delete each row. Killed between the two, the next run does both again."""
     fields = [_time(view), *(codec.field_name(view.name, name) for name, _ in view.features)]
-    yield _commands(b"HDEL", rows.keys, fields)
-    yield _commands(b"HSET", rows.keys, [_stamp(view), codec.encode_tombstones(rows.created, rows.event)])
+    yield codec.commands(b"HDEL", [rows.keys, *fields])
+    yield codec.commands(b"HSET", [rows.keys, _stamp(view), codec.encode_tombstones(rows.created, rows.event)])
 
 
 def _expire(view: View, rows: _Rows, *when: bytes) -> Iterator[pa.Array]:
     if view.online_ttl:
-        yield _commands(b"PEXPIRE", rows.keys, [b"%d" % int(view.online_ttl.total_seconds() * 1000), *when])
+        yield codec.commands(b"PEXPIRE", [rows.keys, b"%d" % int(view.online_ttl.total_seconds() * 1000), *when])
 
 
 def _give_expiry(view: View, rows: _Rows, session: shards.Shards) -> None:
@@ -293,7 +296,7 @@ def _give_expiry(view: View, rows: _Rows, session: shards.Shards) -> None:
 
 def _newer(view: View, rows: _Rows, session: shards.Shards) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are newer than what is stored, and the event times stored."""
-    stored = session.exchange(rows.keys, [_commands(b"HMGET", rows.keys, [_time(view), _stamp(view)])])
+    stored = session.exchange(rows.keys, [codec.commands(b"HMGET", [rows.keys, _time(view), _stamp(view)])])
     event = codec.decode_times([reply[0] for reply in stored])
     created, hashes, deleted = codec.decode_stamps([reply[1] for reply in stored])
     # a mark beside a time is an older one: Feast's own writer, which does not know marks, wrote a row since
@@ -311,9 +314,3 @@ def _time(view: View) -> bytes:
 
 def _stamp(view: View) -> bytes:
     return f"_created:{view.name}".encode()
-
-
-def _commands(name: bytes, keys: pa.Array, arguments: list[Any]) -> pa.Array:
-    """Return one command a row: its key, then the arguments, of which each is a column or the same for all rows."""
-    head = b"*%d\r\n" % (2 + len(arguments)) + codec.with_length(name)
-    return codec.join([head, codec.with_length(keys), *(codec.with_length(each) for each in arguments)])

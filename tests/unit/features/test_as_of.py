@@ -47,7 +47,7 @@ def oracle(rows: list, key: tuple, moment: int, ttl: int) -> int | None:
 
 
 @pytest.mark.flow(2, 3)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(ROWS, ASKED, st.sampled_from([0, 1, 4]))
 @example([(("1", 1), 3, 3, 7), (("1", 1), 0, 5, 9)], [(("1", 1), 6)], 0)  # known last, but of an earlier event
 def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, ttl):
@@ -69,7 +69,7 @@ def test_a_row_that_asks_for_no_time_finds_nothing():
 
 
 @pytest.mark.flow(2, 3)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 40), min_size=1), st.lists(st.integers(-5, 50)), st.sampled_from([1, 60_000_000]))
 @pytest.mark.parametrize("keys", [1, 2**62], ids=["numbers that fit", "ranks, where they would not"])
 def test_a_clock_reads_the_latest_of_its_times_that_is_not_after_a_moment(keys, times, moments, unit):
