@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     push_redis_seconds: float = Field(5, gt=0, description="Seconds a push waits for an answer of Redis.")
     push_body_seconds: float = Field(30, gt=0, description="Seconds the body of a push may take to arrive.")
     push_land_seconds: float = Field(30, gt=0, description="Seconds between two landings of rows kept for a table.")
+    push_recheck_seconds: float = Field(10, gt=0, description="Seconds until a pushed row is compared once more.")
     push_keep_hours: float = Field(24, gt=0, description="Hours for which an idempotency key keeps its answer.")
     online_lanes: int = Field(2, ge=1, description="Batches sent to Redis at a time, each on a connection of its own.")
     online_pool: int = Field(4, ge=0, description="Idle connections to the online store kept in a process.")

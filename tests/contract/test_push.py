@@ -24,7 +24,7 @@ import pyarrow as pa
 import pytest
 from adin.commands.features import app
 from adin.connections import Connection
-from adin.features import online, repo, store, wire
+from adin.features import online, repo, shards, store, wire
 from adin.features.push import check
 from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
@@ -402,6 +402,34 @@ def test_of_rows_pushed_at_once_the_newest_wins(alice: Caller) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, order)) <= {200, 422}
     assert stored()["departures"] == 40
+
+
+def test_a_pushed_row_that_a_load_on_its_way_overwrites_comes_back(
+    surroundings: Connection, secret: str, limited: Any
+) -> None:
+    limited(push_recheck_seconds=2)
+    view, old = repo.domain("flights").view("origin_2h"), AT - timedelta(days=1)
+    loaded = {"origin": "JFK", view.event: old, view.created: old, **good(), "departures": 1}
+    with served(surroundings) as address, shards.Shards() as session:
+        compared = online.compare(view, pa.Table.from_pylist([loaded]), session=session)
+        assert counts(Caller(address, secret).push([row("JFK", departures=2)]))[0] == 1
+        online.put(compared, session=session)
+        assert stored()["departures"] == 1
+        deadline = time.monotonic() + 20
+        while stored()["departures"] != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_pushed_rows_are_compared_once_more_also_when_the_service_ends(surroundings: Connection, secret: str) -> None:
+    view, old = repo.domain("flights").view("origin_2h"), AT - timedelta(days=1)
+    loaded = {"origin": "JFK", view.event: old, view.created: old, **good(), "departures": 1}
+    with shards.Shards() as session:
+        compared = online.compare(view, pa.Table.from_pylist([loaded]), session=session)
+        with served(surroundings) as address:
+            Caller(address, secret).push([row("JFK", departures=2)])
+            online.put(compared, session=session)
+        assert stored()["departures"] == 2
 
 
 def test_every_request_is_in_an_audit_log_that_cannot_be_changed_and_holds_no_value(

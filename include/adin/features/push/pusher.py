@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -26,6 +28,8 @@ class Pusher:
     """Writes users' rows; may be used by many threads.
 
     Rows of one view are compared and written by one thread at a time, so that an older row never overtakes a newer one.
+    Other processes, a load say, are not waited for: they may have compared before a row was pushed, and overwrite it
+    after. So each pushed row is compared once more, later than any of them holds a batch (:meth:`recheck`).
     """
 
     def __init__(self, state: State) -> None:
@@ -33,6 +37,7 @@ class Pusher:
         self.targets = check.targets()
         self._locks = {name: threading.Lock() for name in self.targets}
         self._own = threading.local()
+        self._recent: deque[tuple[float, str, pa.Table]] = deque()
 
     def push(self, asked: Asked, content_type: str, content: bytes, *, accept: bool = False) -> tuple[Answer, bool]:
         """Answer a request, and tell whether it is the answer of an earlier one with the same key.
@@ -79,6 +84,28 @@ class Pusher:
 
         return self.state.settle(letter, actor, write)
 
+    def recheck(self, *, everything: bool = False) -> dict[str, int]:
+        """Write rows again which an older one has overwritten since they were pushed; return how many, by view.
+
+        For one thread at a time.
+
+        :param everything: also those pushed just now.
+        :raises ServiceError: Redis does not answer; they are compared next time.
+        """
+        now = time.monotonic()
+        due = [each for each in list(self._recent) if everything or each[0] <= now]
+        found = {}
+        for name in {name for _, name, _ in due}:
+            rows = pa.concat_tables([table for _, view, table in due if view == name])
+            with self._alone(self.targets[name]):
+                lost = online.write(self.targets[name].view, rows).written
+            if lost:
+                log.warning("%d pushed rows of %s had been overwritten by older ones and are written again", lost, name)
+                found[name] = lost
+        for _ in due:
+            self._recent.popleft()
+        return found
+
     def land(self) -> int:
         """Land rows that were accepted for views whose table is to hold them; return how many requests' rows.
 
@@ -105,6 +132,11 @@ class Pusher:
         if target.offline and not older.all():
             self.state.keep(asked.view, _stream(checked.good, older))
 
+    def _watch(self, target: Target, checked: Checked, older: np.ndarray) -> None:
+        """Have rows compared once more, later."""
+        due = time.monotonic() + settings().push_recheck_seconds
+        self._recent.append((due, target.view.name, checked.good.filter(pa.array(~older))))
+
     def _written(self, asked: Asked, target: Target, checked: Checked, accept: bool) -> tuple[Answer, Counts]:
         refusals, good = checked.refusals, len(checked.places)
         written, trouble = 0, ""
@@ -117,6 +149,7 @@ class Pusher:
                     self._keep(asked, target, checked, older)
                     try:
                         written = online.put(compared, session=self._session())
+                        self._watch(target, checked, older)
                     except ServiceError as error:  # some may be written: they are accepted
                         trouble = str(error)
                 refusals = refusals + _older(target, checked, compared)

@@ -115,11 +115,13 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        chores = [asyncio.create_task(_clean(pusher.state)), asyncio.create_task(_land(pusher))]
+        chores = [asyncio.create_task(chore) for chore in (_clean(pusher.state), _land(pusher), _recheck(pusher))]
         yield
         for chore in chores:
             chore.cancel()
         workers.shutdown()
+        with contextlib.suppress(AdinError):
+            pusher.recheck(everything=True)
 
     # what the API is stands in docs/push.md; FastAPI's own pages would ask nobody who is there
     made = FastAPI(title="Adin push", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
@@ -235,6 +237,17 @@ async def _clean(state: State) -> None:
         except ServiceError as error:
             log.warning("old answers are kept a while longer: %s", error)
         await asyncio.sleep(600)
+
+
+async def _recheck(pusher: Pusher) -> None:
+    """Compare pushed rows once more, again and again."""
+    while True:
+        await asyncio.sleep(1)
+        try:
+            for view, rows in (await asyncio.to_thread(pusher.recheck)).items():
+                _ROWS.labels(view, "rewritten").inc(rows)
+        except AdinError as error:
+            log.warning("pushed rows are compared later: %s", error)
 
 
 async def _land(pusher: Pusher) -> None:
