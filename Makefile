@@ -1,10 +1,10 @@
 # The two commands: `make demo` and `make test`.
 PYTHON ?= python3
 ADIN := .venv/bin/adin
-TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000
+TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000 ADIN_CONTRACT_PORT_BASE=23000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers accept acceptance testdoc matrix maturity bench
+.PHONY: setup environments demo up down test lint unit servers contract integration accept acceptance testdoc matrix maturity bench
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -32,12 +32,20 @@ unit: environments
 	.venv/bin/pytest tests/unit -m "not ml"
 	.venv-ml/bin/pytest tests/unit -m ml
 
-# Real servers, in a home and on ports of their own; they are stopped whatever happens.
+# Real servers. Both halves wait for servers most of their time, so they run side by side; each prints when it has ended.
 servers: setup
+	@$(MAKE) -j2 -Otarget --no-print-directory contract integration
+
+# Servers that the tests start themselves; a home without a stack, so that none of the user's is taken.
+contract: setup
+	@ADIN_HOME=$(CURDIR)/.adin-contract .venv/bin/pytest -m "not ml" tests/contract tests/regression
+
+# The test stack, in a home and on ports of its own; it is stopped whatever happens.
+integration: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/contract tests/integration tests/regression; \
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration; \
 	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/contract tests/integration tests/regression
 
 # The whole line through the scheduler, on an empty test stack.

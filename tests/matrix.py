@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     report = yield
     marker = item.get_closest_marker("case")
     if marker and (report.when == "call" or report.failed):
-        operator, case = marker.args
-        known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        known.setdefault(operator, {})[case] = report.outcome
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(known, indent=1))
+        _keep(*marker.args, report.outcome)
     return report
+
+
+def _keep(operator: str, case: str, outcome: str) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    # contract and integration tests run side by side
+    with RESULTS.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = json.loads(file.read() or "{}")
+        known.setdefault(operator, {})[case] = outcome
+        file.truncate(0)
+        file.write(json.dumps(known, indent=1))
 
 
 def table(results: dict[str, dict[str, str]], cases: dict[str, str], absent: dict[str, dict[str, str]]) -> str:
