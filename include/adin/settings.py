@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     online_lanes: int = Field(2, ge=1, description="Batches sent to Redis at a time, each on a connection of its own.")
     online_pool: int = Field(4, ge=0, description="Idle connections to the online store kept in a process.")
     online_held: int = Field(5_000_000, gt=0, description="Entities held in memory by a load before they are written.")
+    online_lease: float = Field(
+        15, gt=0, description="Seconds for which a killed load keeps others of its view waiting."
+    )
     online_ttl: float = Field(
         0, ge=0, description="Seconds after a write until an entity leaves the online store; 0 for never."
     )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from adin.commands.features import app
 from adin.errors import DataError, ServiceError
-from adin.features import offline_postgres, online, repo, shards, store
+from adin.features import lease, offline_postgres, online, repo, shards, store
+from adin.settings import settings
 from adin.window import Window
 from postgres_server import PostgresServer
 from redis_server import RedisServer, nodes, several
@@ -191,3 +195,52 @@ def test_later_days_first_or_last_give_the_same(shop: str, redis_server: RedisSe
     assert online.materialize("shop", "prices", window(1, 4)).written == 0
     assert store.intervals("prices") == [window(1, 4)]
     assert online.freshness("shop")[0].published_until == datetime(2013, 7, 3, tzinfo=UTC) + timedelta(days=1)
+
+
+def test_a_load_waits_for_another_of_the_same_view_and_says_so(shop: str) -> None:
+    store.apply("shop")
+    publish(range(1, 3))
+    told: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        with lease.alone("prices", "the other"):
+            load = pool.submit(
+                lambda: online.materialize("shop", "prices", window(1, 3), tell=lambda p: told.append(f"{p}"))
+            )
+            deadline = time.monotonic() + 60
+            while len(told) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert set(told) == {"waits for another load of the view"}
+            assert np.isnan(level())
+        assert load.result(60).written == 400
+    assert level() == 2
+
+
+def test_a_load_does_not_wait_for_itself_when_run_again_nor_long_for_one_that_was_killed(
+    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_LEASE", "3")
+    forget()
+    store.apply("shop")
+    publish(range(1, 3))
+    told: list[str] = []
+    with shards.Shards() as session:  # all that a killed load leaves
+        lease._Lease(f"adin:load:{settings().project}:prices".encode(), b"run-1").take(session)
+    online.materialize("shop", "prices", window(1, 2), key="run-1", tell=lambda p: told.append(f"{p}"))
+    assert not any("waits" in each for each in told)
+    with shards.Shards() as session:
+        lease._Lease(f"adin:load:{settings().project}:prices".encode(), b"run-2").take(session)
+    online.materialize("shop", "prices", window(1, 3), tell=lambda p: told.append(f"{p}"))
+    assert any("waits" in each for each in told)
+    assert level() == 2
+    assert not [key for key in redis_server.ask("KEYS", "*") if b"adin:load" in key]
+
+
+def test_the_lease_of_a_load_that_takes_longer_is_prolonged(
+    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
+    forget()
+    with lease.alone("prices", "long"):
+        time.sleep(3)
+        assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") == b"long"
+    assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") is None

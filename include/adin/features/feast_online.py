@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ from feast.repo_config import FeastConfigBaseModel
 
 from adin.connections import Connection
 from adin.features import codec, repo
+from adin.features.lease import alone
 from adin.features.writer import write
 
 #: Options of Feast's connection string that our writer knows; with another one, Feast's own writes.
@@ -85,7 +87,8 @@ class ArrowEngine(LocalComputeEngine):
             return super()._materialize_one(registry, task, **kwargs)
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
-            self._load(registry, task, _with_ttl(view, registry, self.repo_config), conn)
+            with alone(view.name, uuid.uuid4().hex, conn=conn, project=task.project):
+                self._load(registry, task, _with_ttl(view, registry, self.repo_config), conn)
         except Exception as error:  # Feast takes it from the job and raises it
             return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.ERROR, error=error)
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)

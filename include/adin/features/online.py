@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from adin.errors import DataError
+from adin.features.lease import alone
 from adin.features.reader import OnlineReader, coverage
 from adin.features.registry_merge import joined
 from adin.features.repo import Domain, View
@@ -63,7 +64,7 @@ class MaterializeReport:
 class Progress:
     """How far a load is.
 
-    :param phase: ``read`` (published rows) or ``write`` (entities).
+    :param phase: ``wait`` (for another load of the view), ``read`` (published rows) or ``write`` (entities).
     :param rate: rows a second, :param remaining: seconds left at that rate.
     """
 
@@ -74,6 +75,8 @@ class Progress:
     remaining: float
 
     def __str__(self) -> str:
+        if self.phase == "wait":
+            return "waits for another load of the view"
         said = f"{self.phase} {self.done:,} of {self.total:,} rows, {self.rate:,.0f} rows/s"
         return f"{said}, {self.remaining:,.0f} s left" if self.done < self.total else said
 
@@ -123,6 +126,7 @@ def materialize(
     """Load the published partitions of a window into Redis and record the interval in Feast's registry.
 
     A window of ``online_spark_rows`` published rows or more is loaded by Spark's executors, with the same result.
+    Another load of the same view is waited for.
 
     :param tell: called with the progress of long loads.
     :param key: run key; under one key a Spark job that goes, or has ended unseen, is found. Default: always a new one.
@@ -142,10 +146,12 @@ def materialize(
         )
     chosen = {day: published[day] for day in days}
     large = sum(part.rows for part in chosen.values()) >= settings().online_spark_rows
-    if large and settings().offline_store == "hive":
-        report = _by_spark(spec, found, window, chosen, tell, key or uuid.uuid4().hex)
-    else:
-        report = _in_process(spec, found, window, chosen, tell)
+    key = key or uuid.uuid4().hex
+    with alone(view, key, waits=lambda: tell(Progress("wait", 0, 0, 0, 0))):
+        if large and settings().offline_store == "hive":
+            report = _by_spark(spec, found, window, chosen, tell, key)
+        else:
+            report = _in_process(spec, found, window, chosen, tell)
     for loaded in [window] if spec.static(view) else _spans(window, days):
         store.record_interval(view, loaded)
     return report
