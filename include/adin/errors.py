@@ -39,7 +39,14 @@ class ConflictError(AdinError):
 
 
 class RefusedError(AdinError):
-    """A rule forbids the step: a gate, a freeze, a missing right."""
+    """A rule forbids the step: a gate, a freeze, a missing right.
+
+    :param user: who asked, where they signed in, and :param token: public part of the token, where there is such a one.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, user: str = "", token: str = "") -> None:
+        self.user, self.token = user, token
+        super().__init__(message, remedy)
 
 
 class SignInError(RefusedError):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from adin.errors import AdinError, DataError
 from adin.features.jobs import ERROR_MARK, failed
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+
+#: Seconds between two looks at how far a job is.
+_PAUSE = 2.0
 
 
 def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]], *, tables: bool = False) -> None:
@@ -38,6 +43,46 @@ def main(work: Callable[[SparkSession, dict[str, Any]], dict[str, Any]], *, tabl
         sys.exit(1)
     finally:
         session.stop()
+
+
+@contextlib.contextmanager
+def telling(session: SparkSession, arguments: dict[str, Any]) -> Iterator[None]:
+    """While a block reads rows, exchanges and writes them, write down how many it has, where whoever waits looks.
+
+    A task counts when it ends. What fails here does the job no harm.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        last = read = taken = 0
+        while not over.wait(_PAUSE):
+            stages = _stages(session)
+            read = max(read, sum(stage.inputRecords() for stage in stages))
+            taken = max(taken, sum(stage.shuffleReadRecords() for stage in stages))
+            if read + taken > last:
+                last = read + taken
+                _write(session, arguments["progress"], json.dumps({"read": read, "written": taken}))
+
+    def guarded() -> None:
+        try:
+            watch()
+        except Exception:
+            traceback.print_exc()
+
+    watching = threading.Thread(target=guarded, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def _stages(session: SparkSession) -> list[Any]:
+    """Return the stages that go, as Spark's own pages show them; it keeps them also where it shows no pages."""
+    jsc: Any = session.sparkContext._jsc
+    found = jsc.sc().statusStore().activeStages()
+    return [found.apply(place) for place in range(found.size())]
 
 
 def _meant(error: Exception, key: str) -> AdinError:

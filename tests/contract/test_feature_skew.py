@@ -155,6 +155,60 @@ def test_what_nobody_could_know_yet_is_not_held_against_the_online_store(
     assert {"prices__bread", "prices__level"} == set(wrong(skew.check(counter)))
 
 
+def test_a_window_draws_from_all_its_days_and_compares_with_the_newest_row_also_of_later_ones(
+    counter: repo.Service, servers: Servers
+) -> None:
+    # shop-1 .. shop-10 have no row on the last day, shop-1 .. shop-5 none on the last but one
+    execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-03' AND bread < 3.4")
+    execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-03' AND bread BETWEEN 100 AND 103.4")
+    execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-02' AND bread < 1.7")
+    execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-02' AND bread BETWEEN 100 AND 101.7")
+    execute(servers.database, "UPDATE shop.prices SET level = 77 WHERE day = '2013-07-01' AND shop = 'shop-40'")
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    for view in ("prices", "takings"):
+        assert CliRunner().invoke(app, ["materialize", "shop", view, "--all"]).exit_code == 0
+    prices = repo.domain("shop").view("prices")
+    only = replace(counter, views=(prices,))
+
+    def checked(*window: str, **more: int) -> tuple[list[str], int, dict[str, tuple[float, float, float]]]:
+        report = skew.check(only, window=Window.parse(*window) if window else None, **more)
+        entities = next(each.entities for each in report.features if each.feature == "prices__bread")
+        return list(report.days["prices"]), entities, wrong(report)
+
+    days = ["2013-07-01", "2013-07-02", "2013-07-03"]
+    assert checked() == (days[2:], 30, {})
+    assert checked("2013-07-02", "2013-07-04") == (days[1:], 35, {})
+    assert checked("2013-07-01", "2013-07-04") == (days, 40, {})
+    # what is online of them stands on the days after
+    assert checked("2013-07-01", "2013-07-02", sample=7) == (days[:1], 7, {})
+    assert checked("2013-07-01", "2013-07-02") == (days[:1], 40, {})
+    # one that only the first day has differs; one that all days have differs
+    online.write(prices, price("shop-2", -1.0, 2))
+    online.write(prices, price("shop-39", -1.0, 39))
+    assert checked()[2] == {"prices__bread": (1, 0, 0)}
+    assert checked("2013-07-01", "2013-07-02")[2] == {"prices__bread": (2, 0, 0)}
+    assert checked("2013-07-01", "2013-07-04")[2] == {"prices__bread": (2, 0, 0)}
+
+
+def test_a_view_published_on_no_day_of_the_window_is_drawn_from_its_last_day_before(
+    counter: repo.Service, servers: Servers
+) -> None:
+    report = skew.check(counter, window=Window.parse("2013-07-05", "2013-08-01"))
+    assert report.days == {"prices": ("2013-07-03",), "takings": ("2013-07-03",)}
+    with pytest.raises(DataError, match=r"shop.takings has no published partition before 2013-07-03\."):
+        skew.check(counter, window=Window.parse("2013-07-01", "2013-07-03"))
+
+
+def test_the_command_takes_a_window(counter: repo.Service) -> None:
+    done = CliRunner().invoke(app, ["skew", "counter", "--start", "2013-07-02", "--end", "2013-07-04", "--json"])
+    assert json.loads(done.stdout)["days"] == {"prices": ["2013-07-02", "2013-07-03"], "takings": ["2013-07-03"]}
+    done = CliRunner().invoke(app, ["skew", "counter", "--start", "2013-07-02", "--end", "2013-07-04"])
+    assert "prices: entities of 2 days, 2013-07-02 .. 2013-07-03" in done.output
+    half = CliRunner().invoke(app, ["skew", "counter", "--start", "2013-07-02"])
+    assert half.exit_code == 2 and "Give --start and --end, or neither" in half.output
+
+
 def test_a_view_without_days_and_an_unknown_name_are_refused(counter: repo.Service, servers: Servers) -> None:
     execute(servers.database, "DELETE FROM adin.partitions WHERE \"table\" = 'shop.takings'")
     with pytest.raises(DataError, match="no published partition"):

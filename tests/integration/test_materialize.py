@@ -163,7 +163,9 @@ def test_a_large_window_is_loaded_by_sparks_executors_with_the_same_result(
         session.exchange(wire.command(b"FLUSHALL"), 1)
     monkeypatch.setenv("ADIN_ONLINE_SPARK_ROWS", "1")
     _forget()
-    report = online.materialize("shop", "prices", window(1, 3))
+    told: list[online.Progress] = []
+    report = online.materialize("shop", "prices", window(1, 3), tell=told.append)
+    assert (told[0].phase, told[-1].done, told[-1].total) == ("read", 6, 6)
     assert (report.by, report.rows, report.keys, report.written) == ("spark", 6, 2, 2)
     assert stored() == before
     assert store.intervals("prices") == [window(1, 3)]

@@ -130,6 +130,8 @@ def status(domain: Domain, json: output.Json = False) -> None:
 @app.command("skew", epilog="Example: adin features skew flights_delay --limit 0.01")
 def skew(
     name: Annotated[str, typer.Argument(help="Problem, or feature service.")],
+    start: Annotated[str, typer.Option(help="First day to draw entities from, UTC; default the last published.")] = "",
+    end: Annotated[str, typer.Option(help="Day after the last, UTC.")] = "",
     sample: Annotated[int, typer.Option(min=1, max=100_000, help="Entities a view.")] = 1000,
     limit: Annotated[float, typer.Option(min=0, max=1, help="Greatest share that passes.")] = 0.01,
     seed: Annotated[int | None, typer.Option(min=0, help="Draw the same entities again.")] = None,
@@ -137,12 +139,15 @@ def skew(
 ) -> None:
     """Compare what is online with what training would see; exit code 1 if a share is over the limit.
 
-    Entities are drawn from the last published day. Per feature, the shares of them whose values differ (numbers: by
-    more than 1e-6 of the value), are only offline (missing), or only online (extra).
+    Entities are drawn from the last published day, or from the days of a window. Per feature, the shares of them whose
+    values differ (numbers: by more than 1e-6 of the value), are only offline (missing), or only online (extra).
     """
     from adin.features import skew as checking
 
-    report = checking.check(checking.find(name), sample=sample, seed=seed)
+    if bool(start) != bool(end):
+        raise typer.BadParameter("Give --start and --end, or neither.")
+    window = Window.parse(start, end) if start else None
+    report = checking.check(checking.find(name), window=window, sample=sample, seed=seed)
     if json:
         output.emit(report.as_dict() | {"limit": limit, "worst": report.worst})
     else:
@@ -154,6 +159,9 @@ def skew(
         for each in report.features:
             if each.example:
                 output.console.print(f"{each.feature}: e.g. {each.example}", markup=False, highlight=False)
+        for view, days in report.days.items():
+            drawn = days[0] if len(days) == 1 else f"{len(days)} days, {days[0]} .. {days[-1]}"
+            output.console.print(f"{view}: entities of {drawn}", highlight=False)
         output.console.print(f"limit {limit:.2%}, tolerance {report.tolerance}, seed {report.seed}")
     if report.worst > limit:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -26,7 +27,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     """Print rows below their column names."""
     shown = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False)
     for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+        # what others have named is no markup of ours
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console.print(shown)
 
 

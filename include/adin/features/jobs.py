@@ -34,12 +34,14 @@ def run(
     arguments: Mapping[str, Any],
     conn: Connection | None = None,
     on_start: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run ``include/spark/<job>.py`` to its end and return its result; one that already ended well is not run again.
 
     :param key: run key; the Spark application's name, and the name of its result.
     :param arguments: what the job is to do, as JSON.
     :param on_start: called with the process id of spark-submit where the driver is its child.
+    :param on_progress: called every other second with what the job has written down of how far it is, once it has.
     :raises DataError: the job found its input wrong.
     :raises ServiceError: a server did not answer; worth a retry.
     :raises RunFailedError: anything else; carries the end of the job's log.
@@ -47,11 +49,19 @@ def run(
     if (found := result(key)) is not None:
         return found
     conn = conn or connection("spark")
+
+    def look() -> None:
+        if on_progress is not None and (told := _progress(key)) is not None:
+            on_progress(told)
+
     if (cluster := clusters.of(conn)) is not None:
-        return _follow(cluster, key, find(cluster, key) or submit(job, key=key, arguments=arguments, conn=conn))
+        application = find(cluster, key) or submit(job, key=key, arguments=arguments, conn=conn)
+        return _follow(cluster, key, application, look)
     options = ["--master", conn.host, "--name", key, "--deploy-mode", "client"]
-    payload = json.dumps({"key": key, "result": _result_path(key), **arguments})
-    code, log = spark_submit(options, _conf(conn), _script(job), payload, on_start)
+    if on_progress is not None:
+        hdfs.delete(_progress_path(key))
+    payload = _payload(key, arguments)
+    code, log = spark_submit(options, _conf(conn), _script(job), payload, on_start, look)
     found = result(key)
     if code == 0 and found is not None:
         return found
@@ -63,9 +73,9 @@ def submit(job: str, *, key: str, arguments: Mapping[str, Any], conn: Connection
     cluster = clusters.of(conn)
     assert cluster is not None
     _script(job)
-    hdfs.delete(_told_path(key))
-    payload = json.dumps({"key": key, "result": _result_path(key), "tell": _told_path(key), **arguments})
-    return cluster.submit(key, _conf(conn), job, payload)
+    for path in (_told_path(key), _progress_path(key)):
+        hdfs.delete(path)
+    return cluster.submit(key, _conf(conn), job, _payload(key, {"tell": _told_path(key), **arguments}))
 
 
 def find(cluster: clusters.Cluster, key: str) -> str | None:
@@ -85,10 +95,11 @@ def failure(cluster: clusters.Cluster, key: str, application: str, word: str) ->
         return RunFailedError(f"Spark application {application} ({key}) ended {word}: {said}".rstrip(": "))
 
 
-def _follow(cluster: clusters.Cluster, key: str, application: str) -> dict[str, Any]:
+def _follow(cluster: clusters.Cluster, key: str, application: str, look: Callable[[], None]) -> dict[str, Any]:
     try:
         # a word that nobody knows is no end; the task's own timeout is the limit
         while cluster.states.get(word := cluster.state(application), clusters.RUNNING) == clusters.RUNNING:
+            look()
             time.sleep(_PAUSE)
     except (NotFoundError, ServiceError):  # gone, or the cluster does not answer: the next try looks again
         raise
@@ -111,8 +122,21 @@ def result(key: str) -> dict[str, Any] | None:
 
 
 def forget(key: str) -> None:
-    """Delete a job's result, so that the next run works anew."""
-    hdfs.delete(_result_path(key))
+    """Delete a job's result, so that the next run works anew, and what it told of its progress."""
+    for path in (_result_path(key), _progress_path(key)):
+        hdfs.delete(path)
+
+
+def _progress(key: str) -> dict[str, Any] | None:
+    """Return what a job has told of how far it is; None where it told nothing yet, or HDFS does not answer now."""
+    try:
+        return dict(json.loads(hdfs.read(_progress_path(key))))
+    except AdinError:
+        return None
+
+
+def _payload(key: str, arguments: Mapping[str, Any]) -> str:
+    return json.dumps({"key": key, "result": _result_path(key), "progress": _progress_path(key), **arguments})
 
 
 def _result_path(key: str) -> str:
@@ -121,6 +145,10 @@ def _result_path(key: str) -> str:
 
 def _told_path(key: str) -> str:
     return f"/adin/jobs/{key}.error"
+
+
+def _progress_path(key: str) -> str:
+    return f"/adin/jobs/{key}.progress"
 
 
 def _script(job: str) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adin.errors import DataError
 from adin.features.lease import alone
@@ -64,7 +64,8 @@ class MaterializeReport:
 class Progress:
     """How far a load is.
 
-    :param phase: ``wait`` (for another load of the view), ``read`` (published rows) or ``write`` (entities).
+    :param phase: ``wait`` (for another load of the view), ``read`` (published rows) or ``write`` (entities; by Spark
+        the published rows whose tasks have ended).
     :param rate: rows a second, :param remaining: seconds left at that rate.
     """
 
@@ -101,12 +102,15 @@ Tell = Callable[[Progress], None]
 
 
 class _Teller:
-    """Tells progress of one phase, not more often than every other second, and its end."""
+    """Tells progress of one phase, not more often than every other second, and its end.
 
-    def __init__(self, tell: Tell, phase: str, total: int) -> None:
+    :param done: rows done before the clock began.
+    """
+
+    def __init__(self, tell: Tell, phase: str, total: int, done: int = 0) -> None:
         self._tell, self._phase, self._total = tell, phase, total
         self._began = self._told = time.monotonic()
-        self._done = 0
+        self._done = self._before = done
 
     def add(self, rows: int) -> None:
         """Count rows."""
@@ -115,9 +119,40 @@ class _Teller:
         if now - self._told < _EVERY and self._done < self._total:
             return
         self._told = now
-        rate = self._done / max(now - self._began, 1e-6)
+        rate = (self._done - self._before) / max(now - self._began, 1e-6)
         left = max(self._total - self._done, 0)
         self._tell(Progress(self._phase, self._done, self._total, rate, left / rate if rate else 0.0))
+
+    def reach(self, done: int) -> None:
+        """Count rows up to a number; nothing where it is reached already."""
+        if (more := min(done, self._total) - self._done) > 0:
+            self.add(more)
+
+
+class _JobTeller:
+    """Tells progress of a Spark job that reads and then writes the rows of a window, from what it writes down."""
+
+    def __init__(self, tell: Tell, rows: int) -> None:
+        self._tell, self._rows = tell, rows
+        self._reading = _Teller(tell, "read", rows)
+        self._writing: _Teller | None = None
+
+    def hear(self, told: Mapping[str, Any]) -> None:
+        """Take what the job wrote down."""
+        read, written = int(told["read"]), int(told["written"])
+        if read < self._rows and not written:
+            self._reading.reach(read)
+        elif self._writing is None:
+            self._reading.reach(self._rows)
+            self._writing = _Teller(self._tell, "write", self._rows, min(written, self._rows))
+        else:
+            self._writing.reach(written)
+
+    def end(self) -> None:
+        """Tell that all is done; of what was too quick to be seen nothing is told."""
+        self._reading.reach(self._rows)
+        if self._writing is not None:
+            self._writing.reach(self._rows)
 
 
 def materialize(
@@ -234,8 +269,9 @@ def _by_spark(
 
     key = f"online-{view.name}-{key[-16:]}"
     rows = sum(part.rows for part in days.values())
-    reading = _Teller(tell, "read", rows)
-    done = jobs.run("materialize", key=key, arguments={"domain": spec.name, "view": view.name, "days": sorted(days)})
+    teller = _JobTeller(tell, rows)
+    arguments = {"domain": spec.name, "view": view.name, "days": sorted(days), "rows": rows}
+    done = jobs.run("materialize", key=key, arguments=arguments, on_progress=teller.hear)
     jobs.forget(key)
-    reading.add(rows)
+    teller.end()
     return MaterializeReport(view.name, str(window), len(days), rows, done["keys"], done["written"], by="spark")

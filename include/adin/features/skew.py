@@ -1,8 +1,9 @@
 """Whether serving sees what training would: online answers beside the newest rows of the offline store.
 
-Entities are drawn from the last published day of each view, asked for online as serving does, and replayed offline by
-the platform's own reader: the newest row of each that was known when the answer came. On-demand features are not
-compared; one function works them out on both sides.
+Entities are drawn from the last published day of each view, or from a window, asked for online as serving does, and
+replayed offline by the platform's own reader: the newest row of each that was known when the answer came, also where it
+lies after the window, for nothing older is online. On-demand features are not compared; one function works them out on
+both sides.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from adin.features.offline import offline
 from adin.features.reader import OnlineReader
 from adin.features.repo import Service, View
 from adin.features.writer import newest
+from adin.window import Window
 
 #: Numbers differ if they are further apart than this part of the offline one; what is no number must be equal.
 TOLERANCE = 1e-6
@@ -56,11 +58,11 @@ class FeatureSkew:
 class SkewReport:
     """What the check found.
 
-    :param days: per view the day its entities were drawn from; :param seed: draws the same ones again.
+    :param days: per view the days its entities were drawn from; :param seed: draws the same ones again.
     """
 
     service: str
-    days: dict[str, str]
+    days: dict[str, tuple[str, ...]]
     seed: int
     tolerance: float
     features: tuple[FeatureSkew, ...]
@@ -91,43 +93,65 @@ def find(name: str) -> Service:
     raise NotFoundError(f"There is no problem and no feature service {name!r}.", "See `adin problem list`.")
 
 
-def check(service: Service, *, sample: int = 1000, seed: int | None = None) -> SkewReport:
+def check(service: Service, *, window: Window | None = None, sample: int = 1000, seed: int | None = None) -> SkewReport:
     """Compare both stores for a sample of entities of each view.
 
-    :param sample: entities a view. :param seed: which ones; default others each time.
-    :raises DataError: a view has no published day.
+    :param window: entities with a row published on one of its days; of a view published on none of them, on its last
+        published day before. Default the last published day of each view.
+    :param sample: entities a view, of all days together. :param seed: which ones; default others each time.
+    :raises DataError: a view has no published day, or none before the window's end.
     :raises ServiceError: a store does not answer.
     """
     seed = secrets.randbits(31) if seed is None else seed
-    days: dict[str, str] = {}
+    days: dict[str, tuple[str, ...]] = {}
     found: list[FeatureSkew] = []
     for view in service.views:
-        published = offline().partitions(view.table)
-        if not published:
-            raise DataError(f"{view.table} has no published partition.", "Run its features DAG first.")
-        days[view.name] = max(published)
-        found += _of_view(service, view, _sampled(view, days[view.name], sample, seed))
+        drawn, later = _days(view, window)
+        days[view.name] = tuple(drawn)
+        found += _of_view(service, view, _sampled(view, drawn, later, sample, seed))
     return SkewReport(service.name, days, seed, TOLERANCE, tuple(found))
 
 
-def _sampled(view: View, day: str, sample: int, seed: int) -> pa.Table:
-    """Return the rows of a day that belong to some of its entities: those whose keys hash lowest.
+def _days(view: View, window: Window | None) -> tuple[list[str], list[str]]:
+    """Return the days to draw a view's entities from, and those that were published for later ones."""
+    published = sorted(offline().partitions(view.table))
+    wanted = [day.isoformat() for day in window.days] if window else published
+    before = [day for day in published if day <= wanted[-1]] if wanted else []
+    if not before:
+        when = f" before {window.end:%Y-%m-%d}" if window else ""
+        raise DataError(f"{view.table} has no published partition{when}.", "Run its features DAG first.")
+    drawn = [day for day in before if window and day >= wanted[0]] or before[-1:]
+    return drawn, published[len(before) :]
 
-    A day's rows pass by in pieces and only those of the entities that may be chosen are held.
+
+def _sampled(view: View, days: list[str], later: list[str], sample: int, seed: int) -> pa.Table:
+    """Return the rows of some of the days' entities, those whose keys hash lowest, on these days and on later ones.
+
+    The rows pass by in pieces and only those of the entities that may be chosen are held.
     """
     held: list[pa.Table] = []
     marks: list[np.ndarray] = []
-    for table in offline().rows(view, [day], view.columns):
-        keyed = table
-        for name in (*view.keys, view.event):
-            keyed = keyed.filter(pc.is_valid(keyed[name]))
-        held.append(keyed)
-        marks.append(_marks(view, keyed, seed))
-        if sum(map(len, marks)) > 4 * sample:
+    most = 4 * sample
+    for table in offline().rows(view, days, view.columns):
+        held.append(_keyed(view, table))
+        marks.append(_marks(view, held[-1], seed))
+        if sum(map(len, marks)) > most:
             held, marks = _lowest(held, marks, sample)
-    if not held:
-        raise DataError(f"{view.table} has no row on {day}, its last published day.")
-    return pa.concat_tables(_lowest(held, marks, sample)[0], promote_options="permissive")
+            most = max(most, 2 * len(marks[0]))
+    if not sum(map(len, marks)):
+        raise DataError(f"{view.table} has no row on {days[0]} .. {days[-1]}, though they are published.")
+    held, marks = _lowest(held, marks, sample)
+    for table in offline().rows(view, later, view.columns) if later else ():
+        keyed = _keyed(view, table)
+        held.append(keyed.filter(pa.array(np.isin(_marks(view, keyed, seed), marks[0]))))
+    return pa.concat_tables(held, promote_options="permissive")
+
+
+def _keyed(view: View, table: pa.Table) -> pa.Table:
+    """Leave out rows that no store can hold: without a key or a time."""
+    for name in (*view.keys, view.event):
+        table = table.filter(pc.is_valid(table[name]))
+    return table
 
 
 def _marks(view: View, table: pa.Table, seed: int) -> np.ndarray:

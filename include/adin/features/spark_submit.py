@@ -14,6 +14,9 @@ from pathlib import Path
 
 from adin.connections import environment as connections_environment
 
+#: Seconds between two looks at it.
+_PAUSE = 2.0
+
 
 def spark_submit(
     options: Sequence[str],
@@ -21,13 +24,14 @@ def spark_submit(
     script: Path,
     payload: str,
     on_start: Callable[[int], None] = lambda _: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
     """Run it to its end; return its exit code and its log.
 
     :param options: what is no property of Spark's, such as ``--master``.
     :param conf: properties. They go by a file that only this user can read: what stands in a command line all can see.
     :param payload: the script's one argument.
-    :param on_start: called with the process id.
+    :param on_start: called with the process id, and :param on_wait: every other second while it runs.
     """
     with tempfile.TemporaryDirectory() as own, tempfile.TemporaryFile() as output:
         properties = Path(own, "spark.properties")
@@ -42,9 +46,10 @@ def spark_submit(
             preexec_fn=_die_with_parent,
             env=_environment(own),
         )
-        on_start(process.pid)
         try:
-            code = process.wait()
+            on_start(process.pid)
+            while (code := _ended(process)) is None:
+                on_wait()
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -52,6 +57,14 @@ def spark_submit(
             raise
         output.seek(0)
         return code, output.read().decode(errors="replace")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait a while; return the exit code, or None where it still runs."""
+    try:
+        return process.wait(_PAUSE)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _escaped(value: str) -> str:

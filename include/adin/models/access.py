@@ -182,7 +182,12 @@ class Access:
         known = self._signed_in(now, token, action, model)
         if why := _refusal(now, known, action, model):
             self._deny(known.user, known.id, action, model, why)
-            raise RefusedError(f"{known.user} may not {action} {model}: {why}.", "Ask an administrator for the role.")
+            raise RefusedError(
+                f"{known.user} may not {action} {model}: {why}.",
+                "Ask an administrator for the role.",
+                user=known.user,
+                token=known.id,
+            )
         return Identity(known.user, known.id)
 
     def sign_in(self, token: str) -> Identity:
@@ -301,7 +306,8 @@ class Access:
         if why or known is None:
             found = _TOKEN.fullmatch(token or "")
             self._deny("", found[1] if found else "", action, model, why)
-            raise SignInError(f"Not signed in: {why}.", "Ask an administrator for a token.")
+            public = known.id if known else ""
+            raise SignInError(f"Not signed in: {why}.", "Ask an administrator for a token.", token=public)
         return known
 
     def _current(self) -> _Now:

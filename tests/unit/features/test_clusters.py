@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +94,22 @@ def test_properties_go_by_a_private_file_and_not_by_the_command_line(tmp_path, m
     assert "secret" not in command
     assert properties == ["spark.hadoop.fs.s3a.secret.key a\\\\b", "spark.driver.memory 1g"]
     assert hadoop, "spark-submit asks for it where the master is YARN"
+
+
+def test_whoever_waits_for_spark_submit_is_called_meanwhile_and_may_end_it(tmp_path, monkeypatch):
+    program = tmp_path / "spark-submit"
+    program.write_text("#!/bin/sh\nsleep $(echo \"$@\" | sed 's/.* //')\necho done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(spark_submit.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(spark_submit, "_PAUSE", 0.05)
+    calls = []
+    done = spark_submit.spark_submit([], {}, Path("job.py"), "0.5", on_wait=lambda: calls.append(1))
+    assert done == (0, "done\n") and len(calls) > 2
+
+    def give_up():
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        spark_submit.spark_submit([], {}, Path("job.py"), "60", on_wait=give_up)
+    assert time.monotonic() - began < 30

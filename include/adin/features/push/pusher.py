@@ -37,6 +37,7 @@ class Pusher:
         self.targets = check.targets()
         self._locks = {name: threading.Lock() for name in self.targets}
         self._own = threading.local()
+        self._rechecking = threading.Lock()
         self._recent: deque[tuple[float, str, pa.Table]] = deque()
 
     def push(self, asked: Asked, content_type: str, content: bytes, *, accept: bool = False) -> tuple[Answer, bool]:
@@ -87,23 +88,22 @@ class Pusher:
     def recheck(self, *, everything: bool = False) -> dict[str, int]:
         """Write rows again which an older one has overwritten since they were pushed; return how many, by view.
 
-        For one thread at a time.
-
         :param everything: also those pushed just now.
         :raises ServiceError: Redis does not answer; they are compared next time.
         """
-        now = time.monotonic()
-        due = [each for each in list(self._recent) if everything or each[0] <= now]
-        found = {}
-        for name in {name for _, name, _ in due}:
-            rows = pa.concat_tables([table for _, view, table in due if view == name])
-            with self._alone(self.targets[name]):
-                lost = online.write(self.targets[name].view, rows).written
-            if lost:
-                log.warning("%d pushed rows of %s had been overwritten by older ones and are written again", lost, name)
-                found[name] = lost
-        for _ in due:
-            self._recent.popleft()
+        found: dict[str, int] = {}
+        with self._rechecking:
+            now = time.monotonic()
+            due = [each for each in list(self._recent) if everything or each[0] <= now]
+            for name in {view for _, view, _ in due}:
+                rows = pa.concat_tables([table for _, view, table in due if view == name])
+                with self._alone(self.targets[name]):
+                    lost = online.write(self.targets[name].view, rows).written
+                if lost:
+                    log.warning("%d pushed rows of %s had been overwritten by older ones: written again", lost, name)
+                    found[name] = lost
+            for _ in due:
+                self._recent.popleft()
         return found
 
     def land(self) -> int:

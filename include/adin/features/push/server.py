@@ -1,6 +1,7 @@
 """The push API: users' own rows into the online store, over HTTP. Runs in the Airflow environment.
 
-A request passes who asks, the gate, the rate, the size; then a few threads work on those that are inside.
+A request passes who asks, the gate, the rate, the size; then a few threads work on those that are inside. Each leaves a
+line in the audit log: written by its worker, or, where it got to none, counted among others alike.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import Counter, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 
 from adin import logs
 from adin.connections import connection
@@ -41,6 +43,7 @@ from adin.features.push import check
 from adin.features.push.body import BodyError
 from adin.features.push.limits import Gate, Rate
 from adin.features.push.pusher import Pusher
+from adin.features.push.refusals import Refusals
 from adin.features.push.state import Answer, Asked, Counts, State
 from adin.models import registry
 from adin.models.access import VIEW, Access, Identity
@@ -54,6 +57,8 @@ _SECONDS = Histogram("adin_push_seconds", "Time to answer one", ["view"])
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 #: Seconds after which a caller should try again when a server behind us is away.
 _AWAY = 5
+#: Seconds between two writings of refused requests into the audit log.
+_REFUSALS = 10
 
 
 #: In this order: the first that fits.
@@ -81,6 +86,7 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
     gate = Gate(limits.push_parallel + limits.push_waiting)
     requests, rows = Rate("requests", limits.push_requests), Rate("rows", limits.push_rate)
     workers = ThreadPoolExecutor(limits.push_parallel, thread_name_prefix="push")
+    refusals = Refusals(pusher.state.refuse)
 
     def signed_in(request: Request) -> None:
         """Ask who is there; FastAPI runs this in a thread."""
@@ -101,8 +107,9 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
             requests.use(who.token, 1)
             content = await _body(request)
             asked, kind, accept = _asked(request, who, view, content)
+            request.state.worked = True  # from here on the worker writes down what becomes of it
             work = asyncio.get_running_loop().run_in_executor(
-                workers, lambda: _pushed(pusher, asked, kind, content, accept)
+                workers, lambda: _pushed(pusher, refusals, asked, kind, content, accept)
             )
             answer, repeated = await work
             rows.use(who.token, 0 if repeated else answer.document["rows"])
@@ -115,16 +122,19 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        chores = [asyncio.create_task(chore) for chore in (_clean(pusher.state), _land(pusher), _recheck(pusher))]
+        again = (_clean(pusher.state), _land(pusher), _recheck(pusher), _write_down(refusals))
+        chores = [asyncio.create_task(each) for each in again]
         yield
         for chore in chores:
             chore.cancel()
         workers.shutdown()
         with contextlib.suppress(AdinError):
             pusher.recheck(everything=True)
+        await asyncio.to_thread(_flushed, refusals)
 
     # what the API is stands in docs/push.md; FastAPI's own pages would ask nobody who is there
     made = FastAPI(title="Adin push", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    made.state.refusals = refusals
     made.include_router(routes)
     made.add_api_route("/health/live", lambda: {"status": "ok"})
     made.add_api_route("/health/ready", lambda: _ready(pusher.state))
@@ -133,21 +143,27 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
     return made
 
 
-def _pushed(pusher: Pusher, asked: Asked, kind: str, content: bytes, accept: bool) -> tuple[Answer, bool]:
+def _pushed(
+    pusher: Pusher, refusals: Refusals, asked: Asked, kind: str, content: bytes, accept: bool
+) -> tuple[Answer, bool]:
     """Work on a request whose turn has come, and write down also that it failed."""
     try:
         if (datetime.now(UTC) - asked.received).total_seconds() > settings().push_redis_seconds:
             raise OverloadError("The requests before this one took too long.", after=_AWAY)
         return pusher.push(asked, kind, content, accept=accept)
-    except AdinError as error:
-        with contextlib.suppress(AdinError):
-            pusher.state.finish(asked, Answer(_status(error), {}), Counts())
+    except Exception as error:
+        status = _status(error)
+        try:
+            pusher.state.finish(asked, Answer(status, {}), Counts())
+        except AdinError:
+            refusals.add(asked.who, asked.token, asked.view, status)
         raise
 
 
 def _status(error: Exception) -> int:
     """Return the HTTP status of an error; a mistake in our own configuration is nothing the caller could mend."""
-    return next((code for kind, code in _STATUS if isinstance(error, kind)), 503)
+    other = 503 if isinstance(error, AdinError) else 500
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), other)
 
 
 def _asked(request: Request, who: Identity, view: str, content: bytes) -> tuple[Asked, str, bool]:
@@ -183,6 +199,8 @@ async def _body(request: Request) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise BodyError("The body did not arrive in time.", "Send it faster, or fewer rows at a time.") from None
+    except ClientDisconnect:
+        raise BodyError("The caller went away before the end of the body.") from None
     return b"".join(parts)
 
 
@@ -212,8 +230,21 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
     if status not in (401, 403):  # those are logged where they are refused
         log.warning("%s", error, extra={"happened": "push_rejected", "status": status})
     _REQUESTS.labels("", status).inc()
+    _count(request, error, status)
     text = str(error) if status != 503 or isinstance(error, BusyError) else "A server behind this one does not answer."
     return JSONResponse({"error": check.plain(text)}, status, headers)
+
+
+def _count(request: Request, error: Exception, status: int) -> None:
+    """Count a refused request for rows for the audit log, unless a worker wrote it down."""
+    if request.method != "POST" or getattr(request.state, "worked", False):
+        return
+    who, token = "", ""
+    if isinstance(error, RefusedError):
+        who, token = error.user, error.token
+    elif known := getattr(request.state, "who", None):
+        who, token = known.user, known.token
+    request.app.state.refusals.add(who, token, request.path_params["view"], status)
 
 
 def _ready(state: State) -> JSONResponse:
@@ -248,6 +279,20 @@ async def _recheck(pusher: Pusher) -> None:
                 _ROWS.labels(view, "rewritten").inc(rows)
         except AdinError as error:
             log.warning("pushed rows are compared later: %s", error)
+
+
+async def _write_down(refusals: Refusals) -> None:
+    """Write refused requests into the audit log, again and again."""
+    while True:
+        await asyncio.sleep(_REFUSALS)
+        await asyncio.to_thread(_flushed, refusals)
+
+
+def _flushed(refusals: Refusals) -> None:
+    try:
+        refusals.flush()
+    except AdinError as error:
+        log.warning("refused requests could not be written into the audit log: %s", error)
 
 
 async def _land(pusher: Pusher) -> None:

@@ -6,7 +6,7 @@ until they are written, and in the reasons of kept answers; never in the audit l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from adin.connections import Connection, connection
 from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, ServiceError
+from adin.features.push.refusals import Refused
 from adin.settings import settings
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ CREATE TABLE IF NOT EXISTS audit (
     waiting int NOT NULL,
     repeated boolean NOT NULL
 );
+ALTER TABLE audit ADD COLUMN IF NOT EXISTS times int NOT NULL DEFAULT 1;
 CREATE TABLE IF NOT EXISTS answer (
     who text NOT NULL,
     key text NOT NULL,
@@ -209,8 +211,7 @@ class State:
         """Write a request into the audit log and, in the same step, keep its answer for its key if ``keep``."""
         facts: dict[str, Any] = {"request": asked.id, "who": asked.who, "token": asked.token, "view": asked.view}
         facts |= {"status": answer.status, "repeated": repeated, **asdict(counts)}
-        names = ", ".join(facts)
-        statement = f"INSERT INTO audit ({names}) VALUES ({', '.join(f':{name}' for name in facts)})"  # noqa: S608 - our own names
+        statement = _line(facts)
         if not keep:
             self._call(lambda link: link.execute(sa.text(statement), facts), single=True)
             return
@@ -219,8 +220,25 @@ class State:
         facts |= {"document": answer.document, "key": asked.key}
         self._call(lambda link: link.execute(both, facts), single=True)
 
+    def refuse(self, refused: Sequence[Refused]) -> None:
+        """Write requests that were refused before a worker saw them into the audit log, all or none."""
+        nothing = {"request": "", "repeated": False, **asdict(Counts())}
+        facts = [
+            {
+                "time": each.since,
+                "who": each.who,
+                "token": each.token,
+                "view": each.view,
+                "status": each.status,
+                "times": each.times,
+                **nothing,
+            }
+            for each in refused
+        ]
+        self._call(lambda link: link.execute(sa.text(_line(facts[0])), facts))
+
     def audit(self, last: int = 100) -> list[dict[str, Any]]:
-        """Return the last requests, newest first."""
+        """Return the last lines, newest first; ``times`` tells how many refused requests are one line."""
         query = sa.text("SELECT * FROM audit ORDER BY seq DESC LIMIT :last")
         return self._call(lambda link: [dict(row._mapping) for row in link.execute(query, {"last": last})], single=True)
 
@@ -329,3 +347,8 @@ class State:
         if "password authentication failed" in text or "does not exist" in text:
             return ConfigError(f"The {self._where} refuses: {text}.", "Check extra.database of the connection push.")
         return ServiceError(f"The {self._where} failed: {text}.", "Is PostgreSQL up?")
+
+
+def _line(names: Iterable[str]) -> str:
+    """Return the statement that writes a line of the audit log."""
+    return f"INSERT INTO audit ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608 - our own names
