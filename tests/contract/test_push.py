@@ -54,9 +54,12 @@ def surroundings(servers: Servers, redis_server: RedisServer, tmp_path_factory: 
     with pytest.MonkeyPatch.context() as patch:
         for conn in (feast, push, servers.s3, replace(servers.database, name="amversion")):
             patch.setenv(f"ADIN_CONN_{conn.name.upper()}", conn.uri)
+        # rows of a test that is over would come back into the store of the next
+        patch.setenv("ADIN_PUSH_RECHECK_SECONDS", "3600")
         _forget()
         store.apply("flights")
         yield push
+    redis_server.ask("FLUSHALL")
     _forget()
 
 
