@@ -8,7 +8,6 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import hypothesis
 import pytest
 from matrix import pytest_runtest_makereport  # noqa: F401 - a hook
 from server_fixtures import clickhouse_server, edition, empty, model, redis_server, servers, stack  # noqa: F401 - fixtures of all tests
@@ -17,13 +16,17 @@ from server_fixtures import clickhouse_server, edition, empty, model, redis_serv
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="adin-airflow-"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 
-# how long an example takes is a matter of the machine
-hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
-hypothesis.settings.load_profile("untimed")
 
 #: The ML environment has no Airflow; it runs only the tests marked for it, and reads only files which hold some.
 _ML = find_spec("airflow") is None
 _WHOLE_FILE_ML = re.compile(r"^pytestmark = .*mark\.ml\b", re.MULTILINE)
+
+if not _ML:
+    import hypothesis
+
+    # how long an example takes is a matter of the machine
+    hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
