@@ -38,11 +38,12 @@ servers: setup
 
 # Servers that the tests start themselves; in a home without a stack, so that none of the user's is taken.
 CONTRACT := ADIN_HOME=$(CURDIR)/.adin-contract
-# These need lakeFS, Spark and others of the stack.
+# These need lakeFS, Spark, the model server of the stack.
 ON_STACK := tests/contract/test_operators.py
+ML_ON_STACK := tests/contract/test_recurring.py
 contract: setup
 	$(CONTRACT) .venv/bin/pytest -m "not ml" tests/contract tests/regression --ignore $(ON_STACK)
-	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression
+	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression --ignore $(ML_ON_STACK)
 
 # The test stack, in a home and on ports of its own; it is stopped whatever happens.
 integration: setup
@@ -50,7 +51,7 @@ integration: setup
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
 	$(TEST_STACK) $(ADIN) stack up; \
 	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration $(ON_STACK); \
-	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration
+	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration $(ML_ON_STACK)
 
 # The whole line through the scheduler, on an empty test stack.
 acceptance:
