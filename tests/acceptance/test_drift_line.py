@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 from adin import drift
+from adin.drift import engine
 from adin.models import registry
 from adin.settings import ROOT
 from test_pages import web
@@ -78,7 +79,7 @@ def test_the_run_in_airflow_has_a_button_to_the_report_of_its_check(checked, air
     assert buttons["Report"] == f"{airflow.url}{found['report']}"
     report = httpx.get(buttons["Report"], headers=signed, timeout=60)
     assert report.status_code == httpx.codes.OK
-    assert report.content == drift.kept_report(registry(), PROBLEM, found["check"])
+    assert report.content == engine.kept_report(registry().bucket, PROBLEM, found["check"])
 
 
 def test_september_compared_with_august_is_a_report_of_its_own(checked, tmp_path):
