@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from adin.connections import Connection
@@ -35,7 +36,7 @@ def alone(
     with shards.Shards(conn) as session:
         while not lease.take(session):
             waits()
-            threading.Event().wait(2)
+            time.sleep(2)
         done = threading.Event()
         keeper = threading.Thread(target=lease.keep, args=(session, done), name=f"lease of {view}", daemon=True)
         keeper.start()
