@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from adin.connections import Connection
+from adin.models import registry
+from adin.models.events import Deliverer, Receiver
 
 
 def at_once(count: int, target: Callable[..., None], *args: Any, preload: Sequence[str] = ()) -> list[Any]:
@@ -23,3 +29,17 @@ def at_once(count: int, target: Callable[..., None], *args: Any, preload: Sequen
     for process in running:
         process.join(30)
     return answers
+
+
+def told_and_killed(n: int, _: Any, queue: Any, conn: Connection, s3: Connection, receiver: Receiver) -> None:
+    """Tell a receiver what happened to models, and die before it is noted."""
+    models = registry(conn, s3=s3)
+
+    def die(*_: Any) -> Any:
+        queue.put(n)
+        queue.close()
+        queue.join_thread()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    models.store.swap = die  # type: ignore[method-assign]
+    Deliverer(models, [receiver]).once()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from adin.stack.airflow_api import AirflowApi
 from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertServer, Process, free_port
-from processes import at_once
+from processes import at_once, told_and_killed
 from server_fixtures import PORT_BASE
 from servers import Servers
 
@@ -148,19 +147,6 @@ def test_what_changes_while_airflow_is_away_is_told_once_when_it_is_back_and_hol
     assert events.status(models, receiver).behind == 0
 
 
-def _killed(n: int, barrier: Any, queue: Any, conn: Connection, s3: Connection, receiver: AirflowAssets) -> None:
-    models = registry(conn, s3=s3)
-
-    def die(*_: Any) -> Any:
-        queue.put(n)
-        queue.close()
-        queue.join_thread()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    models.store.swap = die  # type: ignore[method-assign]
-    Deliverer(models, [receiver]).once()
-
-
 def test_an_event_whose_teller_was_killed_before_it_noted_it_is_not_made_again(
     models: Registry, edition: Connection, servers: Servers, airflow: Airflow, tmp_path: Path
 ) -> None:
@@ -169,7 +155,7 @@ def test_an_event_whose_teller_was_killed_before_it_noted_it_is_not_made_again(
     Deliverer(models, [receiver]).once()
     number = validated(models, model, files(tmp_path), "run-1")
     models.promote(model, number, against=None, actor="pipeline", reason="better")
-    at_once(1, _killed, edition, servers.s3, receiver)
+    at_once(1, told_and_killed, edition, servers.s3, receiver)
     assert [each["champion"] for each in airflow.told(model)] == [number]
     assert events.status(models, receiver).behind == 1
     Deliverer(models, [receiver]).once()

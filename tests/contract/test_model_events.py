@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,7 +21,7 @@ from adin.settings import settings
 from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertServer, get
-from processes import at_once
+from processes import at_once, told_and_killed
 from server_fixtures import PORT_BASE
 from servers import Servers
 from typer.testing import CliRunner
@@ -141,19 +139,6 @@ def test_a_webhook_is_told_only_what_it_asked_for_and_does_not_fall_behind(
     assert events.status(models, picky).taken == {model: 4}
 
 
-def _killed(n: int, barrier: Any, queue: Any, conn: Connection, s3: Connection, hook: Webhook) -> None:
-    models = registry(conn, s3=s3)
-
-    def die(*_: Any) -> Any:
-        queue.put(n)
-        queue.close()
-        queue.join_thread()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    models.store.swap = die  # type: ignore[method-assign]
-    Deliverer(models, [hook]).once()
-
-
 def test_what_was_sent_by_a_deliverer_that_was_killed_is_sent_again_with_the_same_id(
     models: Registry,
     edition: Connection,
@@ -165,7 +150,7 @@ def test_what_was_sent_by_a_deliverer_that_was_killed_is_sent_again_with_the_sam
 ) -> None:
     Deliverer(models, [hook]).once()
     validated(models, model, files(tmp_path), "run-1")
-    at_once(1, _killed, edition, servers.s3, hook)
+    at_once(1, told_and_killed, edition, servers.s3, hook)
     assert receiver.heard == [(1, "register"), (2, "validate")]
     Deliverer(models, [hook]).once()
     assert receiver.heard == [(1, "register"), (2, "validate")] * 2
