@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from adin.features import online, spark_online
+from adin.features import lease, online, spark_online
 from adin.features.repo import View
 from adin.settings import settings
 from feast_project import END, START, Project
@@ -57,6 +58,20 @@ def test_the_stock_command_writes_with_our_engine_what_it_writes_with_its_own(
         redis.ask("FLUSHALL")
     assert without_stamps(written[True]) == written[False]
     assert all(b"_created:takings" in fields for fields in written[True].values())
+
+
+def test_feasts_materialization_waits_for_another_load_of_the_view(redis: RedisServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "ours", redis.connection, ours=True)
+    project.put(rows(50))
+    found = project.apply()
+    with ThreadPoolExecutor(1) as pool:
+        with lease.alone("takings", "the other", conn=redis.connection, project="bakery"):
+            load = pool.submit(found.materialize, START, END, feature_views=["takings"])
+            with pytest.raises(TimeoutError):
+                load.result(5)
+            assert redis.ask("KEYS", "*") == [b"adin:load:bakery:takings"]
+        load.result(60)
+    assert any(b"_ts:takings" in fields for fields in redis.content().values())
 
 
 def test_rows_pushed_by_feast_are_stored_as_the_same_rows_materialized(redis: RedisServer, tmp_path: Path) -> None:
