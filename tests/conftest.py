@@ -33,7 +33,8 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     text = collection_path.read_text()
-    return ("mark.ml" not in text) if _ML else bool(_WHOLE_FILE_ML.search(text)) or None
+    foreign = "mark.ml" not in text if _ML else _WHOLE_FILE_ML.search(text)
+    return True if foreign else None  # False would overrule --ignore
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

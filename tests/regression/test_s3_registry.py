@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ from servers import Servers, s3_client
 import_feast()
 
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType  # noqa: E402
-from feast.infra.online_stores.sqlite import SqliteOnlineStore  # noqa: E402
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, convert_timestamp  # noqa: E402
 from feast.types import Float64  # noqa: E402
 
 pytestmark = [pytest.mark.ml, pytest.mark.flow(4, 5, 9), pytest.mark.filterwarnings("ignore")]
@@ -109,6 +110,8 @@ def project(
     stock |= {"AWS_ACCESS_KEY_ID": s3.login, "AWS_SECRET_ACCESS_KEY": s3.password, "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in stock.items():
         monkeypatch.setenv(name, value)
+    # IPython, imported by the tests of the notebook, takes this name for another format
+    sqlite3.register_converter("timestamp", convert_timestamp)
     settings.cache_clear()
     yield Project(tmp_path, servers, OURS if whose == "ours" else {})
     settings.cache_clear()
