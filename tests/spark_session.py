@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the ML environment has no pyspark
 @contextmanager
 def spark_session(warehouse: Path, *, partitions: int = 1) -> Iterator[SparkSession]:
     """Open a session on two cores and stop it in the end; its file system is this machine's."""
+    from adin.features.spark_submit import driver_options
     from pyspark.sql import SparkSession
 
     options = {
@@ -27,7 +28,7 @@ def spark_session(warehouse: Path, *, partitions: int = 1) -> Iterator[SparkSess
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.warehouse.dir": str(warehouse),
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.driver.extraJavaOptions": driver_options(),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_PYTHON", sys.executable)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def cell(case: str) -> Any:
     return pytest.mark.parametrize("subject", chosen, indirect=True)
 
 
-def worker(subject: Subject) -> subprocess.Popen[bytes]:
+def worker(subject: Subject) -> ForkServerProcess:
     """Run one try in a process of its own."""
     where = context()["ti"]
     return one_try.start(subject.kind, subject.arguments, dag=where.dag_id, run=where.run_id, settings=SHORT)
@@ -252,7 +253,7 @@ def test_a_worker_killed_after_the_start_and_before_it_knew_the_id_leaves_work_t
     process = worker(subject)
     assert held.met.wait(30)
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert one_try.ended(process, 10) == -signal.SIGKILL
     subject.mend()
     subject.check(subject.run())
     assert subject.works() == 1
@@ -370,9 +371,9 @@ def test_killing_the_task_stops_the_work_or_finds_it_whole(subject: Subject) -> 
     process.terminate()
     if held is None:
         wait_for(subject.stopped)
-        assert process.wait(30) == 1
+        assert one_try.ended(process, 30) == 1
         return
-    assert process.wait(30) == 1
+    assert one_try.ended(process, 30) == 1
     subject.mend()
     subject.check(subject.run())
     assert subject.works() == 1

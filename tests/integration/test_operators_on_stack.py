@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerProcess
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -177,20 +177,20 @@ def test_a_retry_on_the_stack_goes_on_with_the_work_of_the_try_before(work):
 def test_work_on_the_stack_that_ended_while_nobody_looked_is_found(work):
     """The first try's process dies with its result; the next starts nothing anew."""
     process = _worker(work)
-    assert process.wait(300) == 0
+    assert one_try.ended(process, 300) == 0
     assert work.count(work.run()) == 1
 
 
 @cell("kill_sync")
 def test_killing_a_task_on_the_stack_leaves_nothing_going_and_the_next_try_completes(work):
     run_id = f"killed-{uuid4().hex}"
-    process = _worker(work, run_id, stdout=subprocess.PIPE)
+    at_work = one_try.event()
+    process = _worker(work, run_id, at_work=at_work)
     key = work.operator().key(context(run_id))
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"at work\n"
+    assert at_work.wait(30)
     until(lambda: work.kind is not SparkHiveIngestOperator or _processes_of(key), seconds=120)
     process.terminate()
-    assert process.wait(60) == 1
+    assert one_try.ended(process, 60) == 1
     until(lambda: not _processes_of(key), seconds=10)
     assert work.count(work.run(run_id)) == 1
 
@@ -207,7 +207,7 @@ def test_a_backfill_on_the_stack_done_twice_leaves_the_same(work):
     assert work.same(work.run(f"backfill-{uuid4().hex}")) == work.same(first)
 
 
-def _worker(work: Work, run_id: str = RUN, **more: Any) -> subprocess.Popen[bytes]:
+def _worker(work: Work, run_id: str = RUN, **more: Any) -> ForkServerProcess:
     return one_try.start(work.kind, work.arguments, dag="ops", run=run_id, **more)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -109,6 +110,21 @@ def test_data_that_is_there_is_not_fetched_again(
     with pytest.raises(SystemExit, match="not the pinned file"):  # what was fetched here is nothing
         bootstrap.data()
     assert calls == [("-m", "pip")]
+
+
+def test_what_another_process_is_just_fetching_is_waited_for(
+    bootstrap: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = {"package": "p==1", "file": "p.tar.gz", "sha256": hashlib.sha256(b"right").hexdigest()}
+    monkeypatch.setattr(bootstrap, "ARTIFACTS", {"data": [item]})
+    waiting = threading.Thread(target=bootstrap.data)
+    with bootstrap.alone("data"):
+        waiting.start()
+        waiting.join(0.2)
+        (bootstrap.CACHE / "data").mkdir()
+        (bootstrap.CACHE / "data" / "p.tar.gz").write_bytes(b"right")
+    waiting.join(30)
+    assert calls == []
 
 
 @pytest.mark.parametrize(("said", "good"), [("openjdk version 17.0.1", True), ("java version 1.8.0_292", False)])

@@ -17,7 +17,7 @@ from adin import errors
 from adin.connections import Connection, connection
 from adin.errors import AdinError, NotFoundError, RunFailedError, ServiceError
 from adin.features import clusters, hdfs
-from adin.features.spark_submit import spark_submit
+from adin.features.spark_submit import driver_options, spark_submit
 from adin.settings import ROOT, settings
 
 #: Before the one line on stderr by which a job says what was wrong, as JSON.
@@ -182,8 +182,8 @@ def _conf(conn: Connection) -> dict[str, str]:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.shuffle.partitions": "4",
-            # a short job spends half its time in the second compiler; set other options in the connection's conf
-            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+            # set other options in the connection's conf
+            "spark.driver.extraJavaOptions": driver_options(),
             # listing many folders is one task a folder otherwise
             "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         }

@@ -13,9 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from adin.connections import environment as connections_environment
+from adin.settings import ROOT
 
 #: Seconds between two looks at it.
 _PAUSE = 2.0
+
+
+def driver_options() -> str:
+    """Return options of Java for a driver on this machine.
+
+    A short job spends half its time in the second compiler, and loads its classes from the archive that set-up made.
+    An archive of another Java or other jars is silently left unused.
+    """
+    archive = ROOT / "build" / "spark.jsa"
+    shared = f' "-XX:SharedArchiveFile={archive}" -Xlog:cds=off -Xlog:cds+dynamic=off' if archive.is_file() else ""
+    return f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC{shared}"
 
 
 def spark_submit(
