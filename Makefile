@@ -2,9 +2,10 @@
 PYTHON ?= python3
 ADIN := .venv/bin/adin
 TEST_STACK := ADIN_HOME=$(CURDIR)/.adin-test ADIN_PORT_BASE=27000 ADIN_CONTRACT_PORT_BASE=23000
+LINE_STACK := ADIN_HOME=$(CURDIR)/.adin-line ADIN_PORT_BASE=25000 ADIN_CONTRACT_PORT_BASE=24000
 PROBLEM ?= flights_delay
 
-.PHONY: setup environments demo up down test lint unit servers contract integration accept acceptance testdoc matrix maturity bench
+.PHONY: setup environments demo up down test lint unit servers contract integration accept acceptance contract-acceptance testdoc matrix maturity bench
 
 setup:
 	@$(PYTHON) bootstrap.py
@@ -42,24 +43,25 @@ CONTRACT := ADIN_HOME=$(CURDIR)/.adin-contract
 ON_STACK := tests/contract/test_operators.py
 ML_ON_STACK := tests/contract/test_recurring.py
 contract: setup
-	$(CONTRACT) .venv/bin/pytest -m "not ml" tests/contract tests/regression --ignore $(ON_STACK)
-	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression --ignore $(ML_ON_STACK)
+	@made=0; \
+	$(CONTRACT) .venv/bin/pytest -m "not ml" tests/contract tests/regression --ignore $(ON_STACK) || made=1; \
+	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression --ignore $(ML_ON_STACK) || made=1; exit $$made
 
 # The test stack, in a home and on ports of its own; it is stopped whatever happens.
 integration: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
-	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration $(ON_STACK); \
-	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration $(ML_ON_STACK)
+	$(TEST_STACK) $(ADIN) stack up; made=0; \
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration $(ON_STACK) || made=1; \
+	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration $(ML_ON_STACK) || made=1; exit $$made
 
-# The whole line through the scheduler, on an empty test stack.
+# The whole line through the scheduler, on an empty stack of its own.
 acceptance:
 	@$(PYTHON) bootstrap.py --tests
-	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
-	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
-	$(TEST_STACK) $(ADIN) stack up; \
-	$(TEST_STACK) .venv/bin/pytest --timeout 3600 tests/acceptance
+	@$(LINE_STACK) $(ADIN) stack down; rm -rf .adin-line
+	@trap '$(LINE_STACK) $(ADIN) stack down' EXIT; set -e; \
+	$(LINE_STACK) $(ADIN) stack up; \
+	$(LINE_STACK) .venv/bin/pytest --timeout 3600 tests/acceptance
 
 # Ours, the stock tool and the limit side by side, on the running stack after `make demo`; one row with ROW=serving.
 bench: setup
@@ -85,4 +87,9 @@ matrix:
 maturity:
 	@$(PYTHON) tests/maturity.py
 
-test: setup lint unit servers acceptance
+# All of it. What runs on a stack needs longest, so the acceptance tests follow those that have none.
+test: setup lint unit
+	@$(MAKE) -j2 -Otarget --no-print-directory contract-acceptance integration
+
+contract-acceptance:
+	@made=0; $(MAKE) contract || made=1; $(MAKE) acceptance && exit $$made
