@@ -21,6 +21,7 @@ ROWS = (
     "online_read",
     "point_in_time",
     "drift",
+    "spark_start",
 )
 
 
