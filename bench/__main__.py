@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from adin.commands import output
@@ -27,6 +28,7 @@ ROWS = (
 
 def main() -> None:
     """Measure, print, and write ``build/bench.json``."""
+    warnings.filterwarnings("ignore", category=RuntimeWarning, message=".*(experimental|data source API)")  # Feast's
     asked = sys.argv[1:] or list(ROWS)
     found, failed = [], []
     for row in asked:
