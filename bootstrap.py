@@ -172,14 +172,18 @@ def spark_classes() -> None:
     """Keep the classes that a Spark driver loads in Java's own form: a job on this machine starts sooner.
 
     Java takes the archive only with the same jars in the same place (JEP 350), so each copy of the project has its own.
+    Java 21 takes none for Spark, whose class path names a jar twice: there jobs start as they do elsewhere.
     """
     script, archive = ROOT / "include" / "spark" / "classes.py", ROOT / "build" / "spark.jsa"
     stamp = archive.with_suffix(".made-of")
     said = subprocess.run([java(), "-version"], capture_output=True, text=True, check=False).stderr
     wanted = f"{digest(ROOT / 'requirements.lock', script)} {ROOT} {java()}\n{said}"
-    if archive.is_file() and stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text() == wanted:
         return
-    stamp.unlink(missing_ok=True)
+    for old in (stamp, archive):
+        old.unlink(missing_ok=True)
+    if not re.search(r'version "17\b', said):
+        return
     part = archive.with_suffix(f".{os.getpid()}")
     options = (
         f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off -XX:ArchiveClassesAtExit={part}"
@@ -193,16 +197,20 @@ def spark_classes() -> None:
         "spark.ui.enabled": "false",
     }
     python = ROOT / ".venv" / "bin" / "python"
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(python.parent), str(java().parent), os.environ["PATH"]]),
+        "PYSPARK_PYTHON": str(python),
+    }
+    if java().resolve().parent.name == "bin":  # not a version manager's shim
+        environment["JAVA_HOME"] = str(java().resolve().parents[1])
     with tempfile.TemporaryDirectory() as folder:
+        conf["spark.sql.warehouse.dir"] = f"{folder}/warehouse"
         given = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
-        run(
-            python.with_name("spark-submit"),
-            *("--master", "local[2]"),
-            *given,
-            *("--conf", f"spark.sql.warehouse.dir={folder}/warehouse", script, folder),
-            env={"PATH": f"{java().parent}{os.pathsep}{os.environ['PATH']}", "PYSPARK_PYTHON": str(python)},
-        )
-    part.rename(archive)
+        command = [python.with_name("spark-submit"), "--master", "local[2]", *given, script, folder]
+        subprocess.run(command, env=environment, capture_output=True, check=False)
+    if part.is_file():  # a Java without an archive of its own classes makes none
+        part.rename(archive)
     stamp.write_text(wanted)
 
 
