@@ -43,17 +43,17 @@ CONTRACT := ADIN_HOME=$(CURDIR)/.adin-contract
 ON_STACK := tests/contract/test_operators.py
 ML_ON_STACK := tests/contract/test_recurring.py
 contract: setup
-	@made=0; \
-	$(CONTRACT) .venv/bin/pytest -m "not ml" tests/contract tests/regression --ignore $(ON_STACK) || made=1; \
-	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression --ignore $(ML_ON_STACK) || made=1; exit $$made
+	@failed=0; \
+	$(CONTRACT) .venv/bin/pytest -m "not ml" tests/contract tests/regression --ignore $(ON_STACK) || failed=1; \
+	$(CONTRACT) .venv-ml/bin/pytest -m ml tests/contract tests/regression --ignore $(ML_ON_STACK) || failed=1; exit $$failed
 
 # The test stack, in a home and on ports of its own; it is stopped whatever happens.
 integration: setup
 	@$(TEST_STACK) $(ADIN) stack down; rm -rf .adin-test
 	@trap '$(TEST_STACK) $(ADIN) stack down' EXIT; set -e; \
-	$(TEST_STACK) $(ADIN) stack up; made=0; \
-	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration $(ON_STACK) || made=1; \
-	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration $(ML_ON_STACK) || made=1; exit $$made
+	$(TEST_STACK) $(ADIN) stack up; failed=0; \
+	$(TEST_STACK) .venv/bin/pytest -m "not ml" tests/integration $(ON_STACK) || failed=1; \
+	$(TEST_STACK) .venv-ml/bin/pytest -m ml tests/integration $(ML_ON_STACK) || failed=1; exit $$failed
 
 # The whole line through the scheduler, on an empty stack of its own.
 acceptance:
@@ -92,4 +92,4 @@ test: setup lint unit
 	@$(MAKE) -j2 -Otarget --no-print-directory contract-acceptance integration
 
 contract-acceptance:
-	@made=0; $(MAKE) contract || made=1; $(MAKE) acceptance && exit $$made
+	@failed=0; $(MAKE) contract || failed=1; $(MAKE) acceptance && exit $$failed

@@ -174,43 +174,20 @@ def spark_classes() -> None:
     Java takes the archive only with the same jars in the same place (JEP 350), so each copy of the project has its own.
     Java 21 takes none for Spark, whose class path names a jar twice: there jobs start as they do elsewhere.
     """
-    script, archive = ROOT / "include" / "spark" / "classes.py", ROOT / "build" / "spark.jsa"
-    stamp = archive.with_suffix(".made-of")
+    archive, stamp = ROOT / "build" / "spark.jsa", ROOT / "build" / "spark.made-of"
     said = subprocess.run([java(), "-version"], capture_output=True, text=True, check=False).stderr
-    wanted = f"{digest(ROOT / 'requirements.lock', script)} {ROOT} {java()}\n{said}"
+    jars = sorted(
+        (jar.name, jar.stat().st_mtime_ns) for jar in ROOT.glob(".venv/lib/python*/site-packages/pyspark/jars/*")
+    )
+    wanted = f"{digest(ROOT / 'include' / 'spark' / 'classes.py')} {ROOT} {jars}\n{said}"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     for old in (stamp, archive):
         old.unlink(missing_ok=True)
-    if not re.search(r'version "17\b', said):
-        return
-    part = archive.with_suffix(f".{os.getpid()}")
-    options = (
-        f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off -XX:ArchiveClassesAtExit={part}"
-    )
-    conf = {
-        "spark.driver.extraJavaOptions": options,
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.hadoop.ipc.client.connect.max.retries": "0",
-        "spark.sql.shuffle.partitions": "4",
-        "spark.ui.enabled": "false",
-    }
-    python = ROOT / ".venv" / "bin" / "python"
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(python.parent), str(java().parent), os.environ["PATH"]]),
-        "PYSPARK_PYTHON": str(python),
-    }
-    if java().resolve().parent.name == "bin":  # not a version manager's shim
-        environment["JAVA_HOME"] = str(java().resolve().parents[1])
-    with tempfile.TemporaryDirectory() as folder:
-        conf["spark.sql.warehouse.dir"] = f"{folder}/warehouse"
-        given = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
-        command = [python.with_name("spark-submit"), "--master", "local[2]", *given, script, folder]
-        subprocess.run(command, env=environment, capture_output=True, check=False)
-    if part.is_file():  # a Java without an archive of its own classes makes none
-        part.rename(archive)
+    if re.search(r'version "17\b', said):
+        keep = "from adin.features.spark_submit import keep_classes; keep_classes()"
+        run(ROOT / ".venv" / "bin" / "python", "-c", keep)
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(wanted)
 
 

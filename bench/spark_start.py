@@ -5,10 +5,7 @@ Ours starts from the archive of classes that set-up made. The limit is `spark-su
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from uuid import uuid4
 
 from adin.connections import Connection, connection
 from adin.features import hdfs, jobs
+from adin.features.spark_submit import spark_submit
 
 ROUNDS = 5
 _WORK = {"domain": "flights", "view": "weather", "window": "2013-03-01/2013-03-02"}
@@ -24,8 +22,7 @@ _WORK = {"domain": "flights", "view": "weather", "window": "2013-03-01/2013-03-0
 
 def measure() -> list[dict[str, Any]]:
     """Return seconds per job; both stage the same partitions, which are not published."""
-    ours, programs = connection("spark"), Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    ours = connection("spark")
     options = {"spark.driver.extraJavaOptions": ""}
     sides = {"ours": ours, "stock": replace(ours, extra=ours.extra | {"conf": options})}
     spent: dict[str, list[float]] = {"ours": [], "stock": [], "limit": []}
@@ -37,7 +34,7 @@ def measure() -> list[dict[str, Any]]:
             spent[name].append(time.perf_counter() - began)
         assert staged[0] == staged[1], "the partitions differ"
         began = time.perf_counter()
-        subprocess.run([programs / "spark-submit", "--version"], check=True, capture_output=True, env=environment)
+        assert spark_submit(["--version"], {}, Path(__file__), "")[0] == 0
         spent["limit"].append(time.perf_counter() - began)
     median = {name: round(statistics.median(each), 2) for name, each in spent.items()}
     return [{"name": "spark_start", "unit": "s", **median, "equal": True, "note": f"median of {ROUNDS} jobs"}]

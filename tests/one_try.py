@@ -1,7 +1,7 @@
 """One try of a task in a process of its own, which obeys SIGTERM as Airflow's task process does.
 
-It is forked from a server that has imported Airflow and nothing else: that takes seconds, and the tests' own process
-cannot be forked, for the HDFS client has threads of its own.
+It is forked from a server that has imported the operators, which takes seconds, and has done nothing else: the tests'
+own process cannot be forked, for the HDFS client has threads of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def start(
 
     :param kind: the operator.
     :param settings: our settings, by name.
+    :param at_work: set once it is.
     """
     environment = dict(os.environ) | {f"ADIN_{name.upper()}": str(value) for name, value in settings.items()}
     plain = json.loads(json.dumps(arguments, default=str))

@@ -19,6 +19,7 @@ from adin.settings import settings
 from feast_project import END, START, Project
 from redis_server import RedisServer, nodes, redis_cluster
 from shop_rows import AT, rows
+from spark_session import spark_session
 
 pytestmark = pytest.mark.flow(9, 11)
 
@@ -137,8 +138,6 @@ def test_feasts_materialization_reaches_a_redis_cluster(tmp_path: Path) -> None:
 
 
 def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tmp_path: Path) -> None:
-    from pyspark.sql import SparkSession
-
     view = View(
         name="takings",
         table="",
@@ -154,17 +153,7 @@ def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tm
     expected = redis.content()
     redis.ask("FLUSHALL")
     pq.write_table(table, tmp_path / "rows.parquet")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    options = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
-    options |= {"spark.sql.shuffle.partitions": "2", "spark.sql.session.timeZone": "UTC"}
-    options |= {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
-    builder = SparkSession.builder.master("local[2]")
-    for name, value in options.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    try:
+    with spark_session(tmp_path / "warehouse", partitions=2) as session:
         frame = session.read.parquet(str(tmp_path / "rows.parquet"))
         assert spark_online.write(frame, view, redis.connection, "bakery") == (600, 600)
         assert redis.content() == expected
-    finally:
-        session.stop()

@@ -127,6 +127,29 @@ def test_what_another_process_is_just_fetching_is_waited_for(
     assert calls == []
 
 
+def test_classes_are_kept_once_for_a_java_that_takes_them(
+    bootstrap: ModuleType, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "include" / "spark").mkdir(parents=True)
+    (tmp_path / "include" / "spark" / "classes.py").write_text("one")
+    program, archive = tmp_path / "java", tmp_path / "build" / "spark.jsa"
+    monkeypatch.setattr(bootstrap, "java", lambda: program)
+
+    def upgrade(version: str) -> None:
+        program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        program.chmod(0o755)
+
+    upgrade("17.0.1")
+    for _ in range(2):
+        bootstrap.spark_classes()
+    assert len(calls) == 1
+    archive.write_text("of Java 17")
+    upgrade("21.0.8")
+    bootstrap.spark_classes()
+    assert len(calls) == 1
+    assert not archive.exists(), "it would be of another Java"
+
+
 @pytest.mark.parametrize(("said", "good"), [("openjdk version 17.0.1", True), ("java version 1.8.0_292", False)])
 def test_a_program_that_is_too_old_counts_as_missing(
     bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, good: bool

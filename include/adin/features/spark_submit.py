@@ -13,21 +13,45 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from adin.connections import environment as connections_environment
+from adin.errors import RunFailedError
 from adin.settings import ROOT
 
 #: Seconds between two looks at it.
 _PAUSE = 2.0
 
 
-def driver_options() -> str:
-    """Return options of Java for a driver on this machine.
+#: Made by set-up; one of another Java or other jars is silently left unused.
+_CLASSES = ROOT / "build" / "spark.jsa"
+#: A short job spends half its time in the second compiler.
+_SHORT = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xlog:cds=off -Xlog:cds+dynamic=off"
 
-    A short job spends half its time in the second compiler, and loads its classes from the archive that set-up made.
-    An archive of another Java or other jars is silently left unused.
+
+def driver_options() -> str:
+    """Return options of Java for a driver on this machine: for a short job, with the archive where there is one."""
+    return f'{_SHORT} "-XX:SharedArchiveFile={_CLASSES}"' if _CLASSES.is_file() else _SHORT
+
+
+def keep_classes() -> None:
+    """Run a driver that loads what our jobs load, and keep its classes for the drivers to come (JEP 350).
+
+    :raises RunFailedError: the driver failed; nothing is kept.
     """
-    archive = ROOT / "build" / "spark.jsa"
-    shared = f' "-XX:SharedArchiveFile={archive}" -Xlog:cds=off -Xlog:cds+dynamic=off' if archive.is_file() else ""
-    return f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC{shared}"
+    part = _CLASSES.with_suffix(f".{os.getpid()}")
+    with tempfile.TemporaryDirectory() as folder:
+        conf = {
+            "spark.driver.extraJavaOptions": f'{_SHORT} "-XX:ArchiveClassesAtExit={part}"',
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.hadoop.ipc.client.connect.max.retries": "0",
+            "spark.sql.shuffle.partitions": "4",
+            "spark.sql.warehouse.dir": f"{folder}/warehouse",
+            "spark.ui.enabled": "false",
+        }
+        code, log = spark_submit(["--master", "local[2]"], conf, ROOT / "include" / "spark" / "classes.py", folder)
+    if code:
+        raise RunFailedError(f"The driver that loads classes failed:\n{log[-3000:]}")
+    if part.is_file():  # a Java that came without an archive of its own classes makes none
+        part.rename(_CLASSES)
 
 
 def spark_submit(
