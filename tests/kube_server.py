@@ -162,4 +162,4 @@ def _define(conn: Connection, definition: dict[str, Any]) -> None:
         status = ask(conn, "GET", f"{root}/customresourcedefinitions/{name}").get("status") or {}
         return ("Established", "True") in [(each["type"], each["status"]) for each in status.get("conditions") or ()]
 
-    until(served, seconds=30)
+    until(served, seconds=90)

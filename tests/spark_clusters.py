@@ -128,19 +128,21 @@ def applications(conn: Connection) -> dict[str, dict[str, Any]]:
 
 
 def _nodes(address: str) -> bool:
-    try:
-        found = urllib3.request("GET", f"{address}/ws/v1/cluster/nodes", retries=False, timeout=5).json()
-    except urllib3.exceptions.HTTPError:
-        return False
-    return any(node["state"] == "RUNNING" for node in (found.get("nodes") or {}).get("node", ()))
+    found = _told(f"{address}/ws/v1/cluster/nodes").get("nodes") or {}
+    return any(node["state"] == "RUNNING" for node in found.get("node", ()))
 
 
 def _workers(address: str) -> bool:
+    return bool(_told(f"{address}/json/").get("aliveworkers"))
+
+
+def _told(address: str) -> dict[str, Any]:
+    """Return what a server says of itself; nothing while it starts: its port answers 404 before its pages are there."""
     try:
-        found = urllib3.request("GET", f"{address}/json/", retries=False, timeout=5).json()
+        answer = urllib3.request("GET", address, retries=False, timeout=5)
     except urllib3.exceptions.HTTPError:
-        return False
-    return bool(found["aliveworkers"])
+        return {}
+    return dict(answer.json()) if answer.status == 200 else {}
 
 
 def _write(path: Path, options: dict[str, Any]) -> None:

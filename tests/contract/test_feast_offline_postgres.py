@@ -126,7 +126,7 @@ def tables() -> list[str]:
 
 def left_over(before: list[str]) -> list[str]:
     """Return the tables that are new once the sessions have ended."""
-    until(lambda: len(set(tables()) - set(before)), 0, seconds=5)
+    until(lambda: len(set(tables()) - set(before)), 0, seconds=30)
     return sorted(set(tables()) - set(before))
 
 

@@ -141,7 +141,7 @@ def test_a_terminated_run_is_canceled_and_none_of_its_processes_goes_on(
 
     stock.terminate_run(run_id)
     assert stock.get_run(run_id).state in ("CANCELING", "CANCELED")
-    until(lambda: stock.get_run(run_id).state == "CANCELED", seconds=15)
+    until(lambda: stock.get_run(run_id).state == "CANCELED", seconds=60)
 
     assert processes(run_id) == []
     assert lines(marks) == ["began"]
@@ -181,7 +181,7 @@ def test_a_recurring_run_fires_by_interval_until_it_is_disabled(
     assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "two went at a time"
 
     stock.enable_recurring_run(recurring.recurring_run_id)
-    until(lambda: len(runs()) > fired, seconds=10)
+    until(lambda: len(runs()) > fired, seconds=60)
     stock.disable_recurring_run(recurring.recurring_run_id)
     stock.delete_recurring_run(recurring.recurring_run_id)
     with pytest.raises(kfp_server_api.ApiException) as error:
@@ -420,7 +420,7 @@ def test_only_so_many_runs_go_at_a_time_and_a_waiting_one_can_be_canceled(
     assert client.state(runs[2]) == "CANCELED"
     for run in runs:
         client.terminate(run)
-    until(lambda: {client.state(run) for run in runs} == {"CANCELED"}, seconds=20)
+    until(lambda: {client.state(run) for run in runs} == {"CANCELED"}, seconds=60)
     client.terminate(runs[0])
 
 

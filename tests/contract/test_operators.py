@@ -251,7 +251,7 @@ def test_a_worker_killed_after_the_start_and_before_it_knew_the_id_leaves_work_t
 ) -> None:
     held = subject.proxy.fault("hold", subject.submit, times=1)
     process = worker(subject)
-    assert held.met.wait(30)
+    assert held.met.wait(120)
     process.kill()
     assert one_try.ended(process, 10) == -signal.SIGKILL
     subject.mend()

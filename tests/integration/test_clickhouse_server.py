@@ -102,7 +102,7 @@ def test_a_running_statement_is_killed_by_the_id_its_client_gave_and_the_id_is_u
 
     thread = threading.Thread(target=run)
     thread.start()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not client.query("SELECT 1 FROM system.processes WHERE Settings['log_comment'] = 'slow'").result_rows:
         assert time.monotonic() < end
     with pytest.raises(DatabaseError, match="already running"):

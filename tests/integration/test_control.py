@@ -182,10 +182,10 @@ def load() -> Iterator[list[tuple[int, int]]]:
     for thread in threads:
         thread.start()
     try:
-        until(lambda: len(answers) > 20, 30)
+        until(lambda: len(answers) > 20, 60)
         yield answers
         end = len(answers) + 20
-        until(lambda: len(answers) > end, 30)
+        until(lambda: len(answers) > end, 60)
     finally:
         stop.set()
         for thread in threads:

@@ -187,11 +187,11 @@ def test_killing_a_task_on_the_stack_leaves_nothing_going_and_the_next_try_compl
     at_work = one_try.event()
     process = _worker(work, run_id, at_work=at_work)
     key = work.operator().key(context(run_id))
-    assert at_work.wait(30)
+    assert at_work.wait(120)
     until(lambda: work.kind is not SparkHiveIngestOperator or _processes_of(key), seconds=120)
     process.terminate()
     assert one_try.ended(process, 60) == 1
-    until(lambda: not _processes_of(key), seconds=10)
+    until(lambda: not _processes_of(key), seconds=30)
     assert work.count(work.run(run_id)) == 1
 
 

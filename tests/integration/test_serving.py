@@ -348,7 +348,7 @@ def test_while_redis_is_down_the_answer_is_503_and_afterwards_right_again(
         assert post(f"/v1/models/{MODEL}:predict", {"instances": [CORNER]}).status_code == 503
     finally:
         redis_server.start()
-    until(lambda: client.predict(MODEL, [CORNER])["predictions"] == [7.0], 10)
+    until(lambda: client.predict(MODEL, [CORNER])["predictions"] == [7.0], 60)
 
 
 def test_requests_are_counted_by_model_version_and_code(client: ServingClient) -> None:

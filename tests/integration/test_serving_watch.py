@@ -98,7 +98,7 @@ def test_the_challenger_is_asked_beside_and_nobody_gets_its_answers(client: Serv
     version = str(held_back(3.0))
     client.load(MODEL, first)  # looks for the challenger anew
     assert ask(client) == ANSWERS
-    until(lambda: metric("adin_shadow_difference_count", version=version) == len(WEIGHTS), 30)
+    until(lambda: metric("adin_shadow_difference_count", version=version) == len(WEIGHTS), 60)
     assert metric("adin_shadow_requests_total", version=version, outcome="answered") == 1
     apart = sum(2 * 3 * weight for weight in WEIGHTS)
     assert metric("adin_shadow_difference_sum", version=version) == pytest.approx(apart)
@@ -109,7 +109,7 @@ def test_a_challenger_that_fails_fails_no_request(client: ServingClient, first: 
     version = str(held_back(4.0, FAILS))
     client.load(MODEL, first)
     assert ask(client) == ANSWERS
-    until(lambda: metric("adin_shadow_requests_total", version=version, outcome="failed") == 1, 30)
+    until(lambda: metric("adin_shadow_requests_total", version=version, outcome="failed") == 1, 60)
 
 
 def test_answers_are_kept_with_their_keys_and_time_also_those_given_just_before_a_swap(
@@ -127,7 +127,7 @@ def test_answers_are_kept_with_their_keys_and_time_also_those_given_just_before_
     client.load(MODEL, first)
     given = client.predict(MODEL, asked)["predictions"]
     client.load(MODEL, first)
-    until(lambda: len(kept()) == len(asked), 30)
+    until(lambda: len(kept()) == len(asked), 60)
     assert [(sorted(entity), event) for entity, event, _ in kept()] == [
         (["77", "corner"], f"2013-07-01 {hour:02d}:30:00.000000") for hour in range(8, 12)
     ]

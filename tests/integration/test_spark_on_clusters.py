@@ -102,7 +102,7 @@ def test_a_killed_task_kills_its_application_sync_and_deferred_and_a_stop_outsid
         ingest(deferrable=True).execute(context())
     app = waiting.value.trigger.job
     asyncio.run(waiting.value.trigger.on_kill())
-    until(lambda: state(app) == "KILLED", seconds=30)
+    until(lambda: state(app) == "KILLED", seconds=90)
 
     where, operator = context(), ingest(deferrable=True)
     with pytest.raises(TaskDeferred):
@@ -111,7 +111,7 @@ def test_a_killed_task_kills_its_application_sync_and_deferred_and_a_stop_outsid
         app = operator._job or ""
         operator.on_kill()
         ingest().resume(where, {"job": app, "deadline": 0})
-    until(lambda: state(app) == "KILLED", seconds=30)
+    until(lambda: state(app) == "KILLED", seconds=90)
     assert jobs.result(operator._key or "") is None
     assert hive.partitions("meters.hourly") == {}
 

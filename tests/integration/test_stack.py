@@ -40,7 +40,7 @@ class Stack:
 
     def status(self, name: str) -> dict[str, Any]:
         command = [sys.executable, "-c", "from adin.cli import main; main()", "stack", "status", "--json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=180, check=False)
         return next(found for found in json.loads(done.stdout) if found["name"] == name)
 
     def connection(self, name: str) -> Connection:
