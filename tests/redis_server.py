@@ -75,8 +75,8 @@ class RedisServer:
             return session.exchange(wire.command(*words), 1)[0]
 
     def content(self) -> dict[bytes, dict[bytes, bytes]]:
-        """Return every hash it holds."""
-        names = self.ask("KEYS", "*")
+        """Return what it holds of entities; what we keep for ourselves has other keys."""
+        names = [name for name in self.ask("KEYS", "*") if not name.startswith(b"adin:")]
         with wire.Session(self.connection) as session:
             found = session.exchange(b"".join(wire.command(b"HGETALL", name) for name in names), len(names))
         return {name: dict(zip(each[::2], each[1::2], strict=True)) for name, each in zip(names, found, strict=True)}

@@ -25,7 +25,7 @@ import pytest
 from adin.commands.features import app
 from adin.connections import Connection
 from adin.features import online, repo, shards, store, wire
-from adin.features.push import check, refusals, server
+from adin.features.push import check, recent, refusals, server
 from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
 from adin.models import registry
@@ -34,6 +34,7 @@ from adin.settings import settings
 from fastapi.testclient import TestClient
 from feast import PushSource
 from feast.feature_server import get_app
+from kfp_server import until
 from push_service import Caller, Process, database_url, served, served_with, token
 from pyarrow import csv, parquet
 from redis_server import RedisServer
@@ -259,6 +260,13 @@ def test_a_correction_of_the_stored_moment_replaces_it(alice: Caller) -> None:
     assert stored()["departures"] == 2
 
 
+def stream(table: pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
 def test_arrow_and_csv_are_judged_like_json(alice: Caller) -> None:
     table = pa.table(
         {
@@ -269,10 +277,7 @@ def test_arrow_and_csv_are_judged_like_json(alice: Caller) -> None:
             "departures": pa.array([1, 2, 3], pa.int64()),
         }
     )
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    answer = alice.push(sink.getvalue(), content_type="application/vnd.apache.arrow.stream")
+    answer = alice.push(stream(table), content_type="application/vnd.apache.arrow.stream")
     expected = [
         (1, "late_share", "2.0 is outside 0 .. 1 (rule in feature_repo/flights/quality.py)"),
         (2, "origin", "missing key"),
@@ -309,10 +314,7 @@ def test_an_arrow_stream_that_grows_when_it_is_read_is_refused(alice: Caller) ->
         (table, {"compression": "zstd"}),
         (table.from_arrays([table["origin"].dictionary_encode()], ["origin"]), {}),
     ):
-        sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, content.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
-            writer.write_table(content)
-        answer = alice.push(sink.getvalue(), content_type="application/vnd.apache.arrow.stream")
+        answer = alice.push(stream(content, **options), content_type="application/vnd.apache.arrow.stream")
         assert answer.status_code == 400 and "not taken" in answer.json()["error"]
 
 
@@ -365,23 +367,17 @@ def test_the_same_key_and_body_get_the_same_answer_and_nothing_is_written_twice_
 
 
 def test_a_request_whose_worker_died_is_let_in_again_after_a_while_and_writes_what_it_would_have_written(
-    alice: Caller, servers: Servers
+    alice: Caller, servers: Servers, redis_server: RedisServer
 ) -> None:
     assert alice.push([row("JFK")], idempotency_key="died").status_code == 200
-    before = _everything()
+    before = redis_server.content()
     mine = "WHERE who = 'alice' AND key = 'died'"
     execute(servers.database, f"UPDATE push.answer SET status = NULL, document = NULL {mine}")
     early = alice.push([row("JFK")], idempotency_key="died")
     assert early.status_code == 409 and int(early.headers["retry-after"]) > 0
     execute(servers.database, f"UPDATE push.answer SET claimed = claimed - interval '2 minutes' {mine}")
     assert counts(alice.push([row("JFK")], idempotency_key="died")) == (1, 0, 1, 0)
-    assert _everything() == before
-
-
-def _everything() -> list[Any]:
-    with wire.Session() as session:
-        names = session.exchange(wire.command(b"KEYS", b"*"), 1)[0]
-        return session.exchange(b"".join(wire.command(b"HGETALL", name) for name in names), len(names))
+    assert redis_server.content() == before
 
 
 def test_of_the_same_request_sent_many_times_at_once_one_is_written(alice: Caller, surroundings: Connection) -> None:
@@ -407,32 +403,75 @@ def test_of_rows_pushed_at_once_the_newest_wins(alice: Caller) -> None:
     assert stored()["departures"] == 40
 
 
-def test_a_pushed_row_that_a_load_on_its_way_overwrites_comes_back(
-    surroundings: Connection, secret: str, limited: Any
-) -> None:
-    limited(push_recheck_seconds=2)
-    view, old = repo.domain("flights").view("origin_2h"), AT - timedelta(days=1)
-    loaded = {"origin": "JFK", view.event: old, view.created: old, **good(), "departures": 1}
-    with served(surroundings) as address, shards.Shards() as session:
-        compared = online.compare(view, pa.Table.from_pylist([loaded]), session=session)
-        assert counts(Caller(address, secret).push([row("JFK", departures=2)]))[0] == 1
-        online.put(compared, session=session)
-        assert stored()["departures"] == 1
-        deadline = time.monotonic() + 60
-        while stored()["departures"] != 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def test_pushed_rows_are_compared_once_more_also_when_the_service_ends(surroundings: Connection, secret: str) -> None:
+@contextlib.contextmanager
+def a_load_on_its_way() -> Iterator[Callable[[], int]]:
+    """Compare an older row with what is stored; yield what writes it then."""
     view, old = repo.domain("flights").view("origin_2h"), AT - timedelta(days=1)
     loaded = {"origin": "JFK", view.event: old, view.created: old, **good(), "departures": 1}
     with shards.Shards() as session:
         compared = online.compare(view, pa.Table.from_pylist([loaded]), session=session)
+        yield lambda: online.put(compared, session=session)
+
+
+def test_a_pushed_row_that_a_load_on_its_way_overwrites_comes_back_once(
+    surroundings: Connection, secret: str, limited: Any
+) -> None:
+    limited(push_recheck_seconds=2)
+    with served(surroundings) as address, a_load_on_its_way() as load:
+        assert counts(Caller(address, secret).push([row("JFK", departures=2)]))[0] == 1
+        load()
+        assert stored()["departures"] == 1
+        until(lambda: stored()["departures"] == 2)
+        until(lambda: not waiting())
+
+
+def test_pushed_rows_are_compared_once_more_when_the_service_ends_and_later_by_the_next(
+    surroundings: Connection, secret: str, limited: Any
+) -> None:
+    limited(push_recheck_seconds=10)
+    with a_load_on_its_way() as load:
         with served(surroundings) as address:
             Caller(address, secret).push([row("JFK", departures=2)])
-            online.put(compared, session=session)
+            load()
         assert stored()["departures"] == 2
+        load()
+        with served(surroundings):
+            until(lambda: stored()["departures"] == 2)
+
+
+def test_pushed_rows_are_compared_once_more_after_the_service_was_killed(surroundings: Connection, secret: str) -> None:
+    process = Process(surroundings)
+    try:
+        with a_load_on_its_way() as load:
+            answers = [Caller(process.url, secret).push([row("JFK", departures=n)]) for n in range(2, 42)]
+            process.kill()
+            load()
+    finally:
+        process.kill()
+    assert [answer.status_code for answer in answers] == [200] * 40 and stored()["departures"] == 1
+    assert Pusher(State(surroundings)).recheck(everything=True)["origin_2h"] >= 1
+    assert stored()["departures"] == 41
+
+
+def test_a_row_pushed_under_another_definition_is_not_compared_and_keeps_none_from_it(
+    surroundings: Connection, alice: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    pusher, early = Pusher(State(surroundings)), time.time() - 1
+    with a_load_on_its_way() as load, shards.Shards() as session:
+        recent.add("origin_2h", stream(pa.table({"origin": ["JFK"], "gone": [1]})), early, session)
+        alice.push([row("JFK", departures=2)])
+        load()
+        assert pusher.recheck(everything=True) == {"origin_2h": 1}
+        assert stored()["departures"] == 2
+        assert "origin_2h are not compared once more: Rows of origin_2h lack the columns" in caplog.text
+        assert len(waiting()) == 2
+        assert pusher.recheck() == {} and len(waiting()) == 1, "only the one that is due is forgotten"
+
+
+def waiting() -> list[bytes]:
+    """Return what is to be compared once more."""
+    with shards.Shards() as session:
+        return recent.due(["origin_2h"], float("inf"), session).get("origin_2h", [])
 
 
 def test_every_request_is_in_an_audit_log_that_cannot_be_changed_and_holds_no_value(
@@ -558,7 +597,7 @@ def test_refusals_are_written_while_the_service_runs_and_wait_for_a_database_tha
     monkeypatch.setattr(server, "_REFUSALS", 0.2)
     with served(surroundings) as address:
         assert Caller(address, "wrong").push([row()]).status_code == 401
-        _until(lambda: _told(new_lines()) == {("", "", "origin_2h", 401, 1)})
+        until(lambda: _told(new_lines()) == {("", "", "origin_2h", 401, 1)})
         execute(servers.database, "ALTER SCHEMA push RENAME TO away")
         try:
             assert [Caller(address, "wrong").push([row()]).status_code for _ in range(3)] == [401] * 3
@@ -567,15 +606,7 @@ def test_refusals_are_written_while_the_service_runs_and_wait_for_a_database_tha
         finally:
             execute(servers.database, "ALTER SCHEMA away RENAME TO push")
         mine = ("alice", secret.split("_")[1], "origin_2h", 503, 1)
-        _until(lambda: _told(new_lines()[1:]) == {("", "", "origin_2h", 401, 3), mine})
-
-
-def _until(true: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if true():
-            return
-        time.sleep(0.2)
-    raise AssertionError("it did not become true")
+        until(lambda: _told(new_lines()[1:]) == {("", "", "origin_2h", 401, 3), mine})
 
 
 def test_an_audit_log_of_an_earlier_service_is_kept_and_written_on(surroundings: Connection, servers: Servers) -> None:

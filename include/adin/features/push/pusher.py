@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adin.errors import AdinError, OverloadError, ServiceError
+from adin.errors import AdinError, DataError, OverloadError, ServiceError
 from adin.features import online, pushed, repo, shards
-from adin.features.push import body, check
+from adin.features.push import body, check, recent
 from adin.features.push.check import Checked, Refusal, Target
 from adin.features.push.state import Answer, Asked, Counts, State
 from adin.settings import settings
@@ -38,7 +38,6 @@ class Pusher:
         self._locks = {name: threading.Lock() for name in self.targets}
         self._own = threading.local()
         self._rechecking = threading.Lock()
-        self._recent: deque[tuple[float, str, pa.Table]] = deque()
 
     def push(self, asked: Asked, content_type: str, content: bytes, *, accept: bool = False) -> tuple[Answer, bool]:
         """Answer a request, and tell whether it is the answer of an earlier one with the same key.
@@ -88,23 +87,36 @@ class Pusher:
     def recheck(self, *, everything: bool = False) -> dict[str, int]:
         """Write rows again which an older one has overwritten since they were pushed; return how many, by view.
 
-        :param everything: also those pushed just now.
+        Rows that another service took before it was killed are among them.
+
+        :param everything: also those pushed just now, which are compared once more by whoever comes next.
         :raises ServiceError: Redis does not answer; they are compared next time.
         """
         found: dict[str, int] = {}
-        with self._rechecking:
-            now = time.monotonic()
-            due = [each for each in list(self._recent) if everything or each[0] <= now]
-            for name in {view for _, view, _ in due}:
-                rows = pa.concat_tables([table for _, view, table in due if view == name])
-                with self._alone(self.targets[name]):
-                    lost = online.write(self.targets[name].view, rows).written
-                if lost:
-                    log.warning("%d pushed rows of %s had been overwritten by older ones: written again", lost, name)
-                    found[name] = lost
-            for _ in due:
-                self._recent.popleft()
+        until, skip = math.inf if everything else time.time(), 0
+        with self._rechecking, shards.borrowed() as session:
+            while waiting := recent.due(self.targets, until, session, skip=skip):
+                for name, entries in waiting.items():
+                    if lost := self._rewritten(self.targets[name], entries):
+                        log.warning(
+                            "%d pushed rows of %s had been overwritten by older ones: written again", lost, name
+                        )
+                        found[name] = found.get(name, 0) + lost
+                    if not everything:
+                        recent.forget(name, entries, session)
+                skip += recent.SOME if everything else 0
         return found
+
+    def _rewritten(self, target: Target, entries: list[bytes]) -> int:
+        """Write rows where an older one is stored; return how many were. Rows of an earlier definition are given up."""
+        written = 0
+        for rows in _tables(entries):
+            try:
+                with self._alone(target):
+                    written += online.write(target.view, rows).written
+            except DataError as error:
+                log.warning("pushed rows of %s are not compared once more: %s", target.view.name, error)
+        return written
 
     def land(self) -> int:
         """Land rows that were accepted for views whose table is to hold them; return how many requests' rows.
@@ -119,11 +131,8 @@ class Pusher:
             if target is None or not target.offline:
                 log.warning("rows of %s, kept for its table, are given up: raw.yaml does not ask for them", view)
                 return
-            tables = [pa.ipc.open_stream(content).read_all() for content in contents]
-            # rows accepted under other definitions lie in files of their own
-            for schema in {table.schema.to_string(): table.schema for table in tables}.values():
-                same = pa.concat_tables(table for table in tables if table.schema == schema)
-                pushed.land(repo.domain(target.domain), target.view, same)
+            for rows in _tables(contents):  # those accepted under other definitions lie in files of their own
+                pushed.land(repo.domain(target.domain), target.view, rows)
 
         return self.state.land(write)
 
@@ -133,9 +142,10 @@ class Pusher:
             self.state.keep(asked.view, _stream(checked.good, older))
 
     def _watch(self, target: Target, checked: Checked, older: np.ndarray) -> None:
-        """Have rows compared once more, later."""
-        due = time.monotonic() + settings().push_recheck_seconds
-        self._recent.append((due, target.view.name, checked.good.filter(pa.array(~older))))
+        """Have rows compared once more, later; said before they are written, so that none is missed."""
+        if not older.all():
+            due = time.time() + settings().push_recheck_seconds
+            recent.add(target.view.name, _stream(checked.good, older), due, self._session())
 
     def _written(self, asked: Asked, target: Target, checked: Checked, accept: bool) -> tuple[Answer, Counts]:
         refusals, good = checked.refusals, len(checked.places)
@@ -148,8 +158,8 @@ class Pusher:
                     older = compared.older
                     self._keep(asked, target, checked, older)
                     try:
-                        written = online.put(compared, session=self._session())
                         self._watch(target, checked, older)
+                        written = online.put(compared, session=self._session())
                     except ServiceError as error:  # some may be written: they are accepted
                         trouble = str(error)
                 refusals = refusals + _older(target, checked, compared)
@@ -224,6 +234,13 @@ def _answer(asked: Asked, counts: Counts, refusals: list[Refusal]) -> Answer:
 
 def _count(refused: list[dict[str, Any]]) -> int:
     return len({each["row"] for each in refused})
+
+
+def _tables(contents: list[bytes]) -> Iterator[pa.Table]:
+    """Return the rows of Arrow streams, those of one schema together."""
+    tables = [pa.ipc.open_stream(content).read_all() for content in contents]
+    for schema in {table.schema.to_string(): table.schema for table in tables}.values():
+        yield pa.concat_tables(table for table in tables if table.schema == schema)
 
 
 def _stream(good: pa.Table, older: np.ndarray) -> bytes:
