@@ -244,3 +244,37 @@ def test_the_lease_of_a_load_that_takes_longer_is_prolonged(
         time.sleep(3)
         assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") == b"long"
     assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") is None
+
+
+def test_a_load_whose_lease_went_to_another_one_writes_no_more_and_leaves_it_to_its_new_owner(
+    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
+    forget()
+    store.apply("shop")
+    publish(range(1, 3))
+    key = f"adin:load:{settings().project}:prices"
+
+    def be_late(_: online.Progress) -> None:
+        redis_server.ask("SET", key, "another")
+        time.sleep(1.5)
+
+    with pytest.raises(ServiceError, match="prices was held up"):
+        online.materialize("shop", "prices", window(1, 3), tell=be_late)
+    assert np.isnan(level()) and redis_server.ask("GET", key) == b"another"
+    redis_server.ask("DEL", key)
+    online.materialize("shop", "prices", window(1, 3))
+    assert level() == 2
+
+
+def test_a_load_that_cannot_prolong_its_lease_holds_it_no_longer_than_it_said(
+    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
+    forget()
+    monkeypatch.setattr(lease._Lease, "_prolong", lambda *_: (_ for _ in ()).throw(ServiceError("away")))
+    with lease.alone("prices", "long") as held:
+        held()
+        time.sleep(1.5)
+        with pytest.raises(ServiceError, match="Run it again"):
+            held()

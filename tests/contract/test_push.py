@@ -290,6 +290,39 @@ def test_arrow_and_csv_are_judged_like_json(alice: Caller) -> None:
     assert stored("JFK")["departures"] == 1 and stored("LGA")["departures"] == 4
 
 
+def test_in_csv_only_what_is_empty_is_null(alice: Caller) -> None:
+    lines = ["origin,event_timestamp,mean_delay,late_share,departures"]
+    lines += [f"{origin},2013-09-30T12:00Z,{delay},0.5,4" for origin, delay in [("NA", 1), ('""', 1), ("", 1)]]
+    lines += [f"JFK,2013-09-30T12:00Z,{delay},0.5,4" for delay in ("NA", "")]
+    answer = alice.push("\n".join(lines).encode(), content_type="text/csv")
+    rule = "(rule in feature_repo/flights/quality.py)"
+    assert reasons(answer) == [
+        (0, "origin", f"NA is not one of EWR, JFK, LGA {rule}"),
+        (1, "origin", f" is not one of EWR, JFK, LGA {rule}"),
+        (2, "origin", "missing key"),
+        (3, "mean_delay", "NA is not a number of single precision"),
+        (4, "mean_delay", f"null is null {rule}"),
+    ]
+
+
+def test_a_row_marked_as_deleted_takes_its_entity_away_and_rows_without_the_mark_are_written(
+    surroundings: Connection, access: Access, secret: str
+) -> None:
+    pusher = Pusher(State(surroundings))
+    target = pusher.targets["origin_2h"]
+    pusher.targets["origin_2h"] = replace(target, view=replace(target.view, deleted="gone"))
+    with served_with(pusher, access) as address:
+        caller = Caller(address, secret)
+        assert caller.schema("origin_2h").json()["deleted"]["name"] == "gone"
+        assert counts(caller.push([row("JFK"), row("LGA", gone=None), row("EWR", gone=False)])) == (3, 3, 0, 0)
+        assert stored("JFK")["departures"] == stored("LGA")["departures"] == stored("EWR")["departures"] == 7
+        later = AT + timedelta(minutes=1)
+        answer = caller.push([row("JFK", at=later, gone=True), row("LGA", at=later, gone="yes")])
+        assert reasons(answer) == [(1, "gone", "yes is not true or false")]
+        assert np.isnan(stored("JFK")["departures"]) and stored("LGA")["departures"] == 7
+        assert caller.push([row("JFK")]).status_code == 422, "older than the mark"
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from adin.connections import Connection
-from adin.errors import ServiceError
+from adin.errors import DataError, ServiceError
+from adin.features import pushed, repo
+from adin.features.push import state as state_module
 from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
 from adin.models.access import Access
@@ -86,6 +88,41 @@ def test_rows_that_could_not_be_landed_wait(caller: Caller, state: State) -> Non
     with pytest.raises(ServiceError):
         state.land(fails)
     assert [each["origin"] for each in landed(state)] == ["JFK"]
+
+
+def test_rows_that_can_never_be_landed_are_put_aside_until_another_process_starts(
+    caller: Caller, state: State, surroundings: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for origin in ("JFK", "LGA", "EWR"):
+        caller.push([row(origin)])
+    taken: list[str] = []
+
+    def take(view: str, contents: list[bytes]) -> None:
+        origins = [pa.ipc.open_stream(content).read_all()["origin"][0].as_py() for content in contents]
+        if "LGA" in origins:
+            raise DataError("Rows lack a column.")
+        taken.extend(origins)
+
+    assert (state.land(take), taken) == (3, ["JFK", "EWR"])
+    assert "accepted rows of origin_2h cannot be landed, and are put aside: Rows lack a column." in caplog.text
+    assert state.land(take) == 0
+    assert [each["origin"] for each in landed(State(surroundings))] == ["LGA"]
+
+
+def test_rows_of_an_earlier_definition_are_a_data_error(surroundings: Connection) -> None:
+    domain = repo.domain("flights")
+    with pytest.raises(DataError, match="Rows of origin_2h lack event_timestamp"):
+        pushed.land(domain, domain.view("origin_2h"), pa.table({"origin": ["JFK"], "created_timestamp": [AT]}))
+
+
+def test_a_backlog_is_landed_in_parts_of_bounded_size(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "_LANDED_BYTES", 1000)
+    for _ in range(20):
+        state.keep("origin_2h", b"x" * 400)
+    sizes: list[int] = []
+    while state.land(lambda _, contents: sizes.append(len(contents))):
+        pass
+    assert sum(sizes) == 20 and max(sizes) == 3
 
 
 def test_while_redis_is_down_only_rows_that_are_accepted_are_kept(

@@ -87,13 +87,15 @@ class ArrowEngine(LocalComputeEngine):
             return super()._materialize_one(registry, task, **kwargs)
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
-            with alone(view.name, uuid.uuid4().hex, conn=conn, project=task.project):
-                self._load(registry, task, _with_ttl(view, registry, self.repo_config), conn)
+            with alone(view.name, uuid.uuid4().hex, conn=conn, project=task.project) as held:
+                self._load(registry, task, _with_ttl(view, registry, self.repo_config), conn, held)
         except Exception as error:  # Feast takes it from the job and raises it
             return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.ERROR, error=error)
         return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
 
-    def _load(self, registry: Any, task: MaterializationTask, view: repo.View, conn: Connection) -> None:
+    def _load(
+        self, registry: Any, task: MaterializationTask, view: repo.View, conn: Connection, held: Callable[[], None]
+    ) -> None:
         # Spark's own choice is the Python found first on the path, which may lack Adin
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         marks = [view.deleted] if view.deleted else []
@@ -112,7 +114,14 @@ class ArrowEngine(LocalComputeEngine):
             return
         rows = job.to_arrow()
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
-        write(view, rows, conn=conn, project=task.project, on_batch=bar.update if bar else lambda _: None)
+
+        def go_on(done: int) -> None:
+            held()
+            if bar:
+                bar.update(done)
+
+        held()
+        write(view, rows, conn=conn, project=task.project, on_batch=go_on)
         if bar:
             bar.close()
 

@@ -182,11 +182,11 @@ def materialize(
     chosen = {day: published[day] for day in days}
     large = sum(part.rows for part in chosen.values()) >= settings().online_spark_rows
     key = key or uuid.uuid4().hex
-    with alone(view, key, waits=lambda: tell(Progress("wait", 0, 0, 0, 0))):
+    with alone(view, key, waits=lambda: tell(Progress("wait", 0, 0, 0, 0))) as held:
         if large and settings().offline_store == "hive":
-            report = _by_spark(spec, found, window, chosen, tell, key)
+            report = _by_spark(spec, found, window, chosen, tell, held, key)
         else:
-            report = _in_process(spec, found, window, chosen, tell)
+            report = _in_process(found, window, chosen, tell, held)
     for loaded in [window] if spec.static(view) else _spans(window, days):
         store.record_interval(view, loaded)
     return report
@@ -238,7 +238,9 @@ def _freshness(view: str, published: list[str], loaded: list[Window]) -> Freshne
     )
 
 
-def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell) -> MaterializeReport:
+def _in_process(
+    view: View, window: Window, days: dict[str, Partition], tell: Tell, held: Callable[[], None]
+) -> MaterializeReport:
     """Read partition by partition, keep the newest row a key, and write what changed."""
     from adin.features.offline import offline
 
@@ -248,7 +250,13 @@ def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partit
     def hand_on(table: pa.Table) -> None:
         nonlocal keys, written
         writing = _Teller(tell, "write", table.num_rows)
-        written += write(view, table, on_batch=writing.add).written
+
+        def go_on(rows: int) -> None:
+            held()
+            writing.add(rows)
+
+        held()
+        written += write(view, table, on_batch=go_on).written
         keys += table.num_rows
 
     newest = Newest(view, hand_on)
@@ -262,7 +270,13 @@ def _in_process(spec: Domain, view: View, window: Window, days: dict[str, Partit
 
 
 def _by_spark(
-    spec: Domain, view: View, window: Window, days: dict[str, Partition], tell: Tell, key: str
+    spec: Domain,
+    view: View,
+    window: Window,
+    days: dict[str, Partition],
+    tell: Tell,
+    held: Callable[[], None],
+    key: str,
 ) -> MaterializeReport:
     """Run the Spark job ``materialize``; its result is forgotten once read, for later it says nothing of Redis."""
     from adin.features import jobs
@@ -270,8 +284,13 @@ def _by_spark(
     key = f"online-{view.name}-{key[-16:]}"
     rows = sum(part.rows for part in days.values())
     teller = _JobTeller(tell, rows)
+
+    def hear(told: Mapping[str, Any]) -> None:
+        held()
+        teller.hear(told)
+
     arguments = {"domain": spec.name, "view": view.name, "days": sorted(days), "rows": rows}
-    done = jobs.run("materialize", key=key, arguments=arguments, on_progress=teller.hear)
+    done = jobs.run("materialize", key=key, arguments=arguments, on_progress=hear)
     jobs.forget(key)
     teller.end()
     return MaterializeReport(view.name, str(window), len(days), rows, done["keys"], done["written"], by="spark")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adin.errors import DataError
 from adin.features import hdfs, repo
 
 
@@ -31,8 +32,11 @@ def land(domain: repo.Domain, view: repo.View, rows: pa.Table) -> None:
     """Write rows below their days, a file each; the same rows once more change nothing.
 
     :param rows: keys, features and times of the view, as the push API has judged them.
+    :raises DataError: they were accepted when the view had other columns.
     :raises ServiceError: HDFS does not answer.
     """
+    if missing := [name for name in (*view.keys, view.event, view.created) if name not in rows.column_names]:
+        raise DataError(f"Rows of {view.name} lack {', '.join(missing)}, which the view has now.")
     days = pc.strftime(rows[view.event], "%Y-%m-%d")
     for day in pc.unique(days).to_pylist():
         buffer = io.BytesIO()

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ import pyarrow.compute as pc
 from adin.errors import DataError, TooLargeError
 from adin.features import codec
 from adin.settings import settings
+
+if TYPE_CHECKING:
+    from pyarrow import csv
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 TIME = pa.timestamp("us", "UTC")
@@ -179,10 +182,21 @@ def _csv(body: bytes) -> Rows:
 
     try:
         names = csv.open_csv(pa.BufferReader(body)).schema.names
-        options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
-        return TableRows(csv.read_csv(pa.BufferReader(body), convert_options=options), text=True)
+        return TableRows(csv.read_csv(pa.BufferReader(body), convert_options=as_text(names)), text=True)
     except pa.ArrowException as error:
         raise BodyError(f"The body is no CSV: {error}.") from None
+
+
+def as_text(names: list[str]) -> csv.ConvertOptions:
+    """Return how CSV is read as it stands: nothing is null but what is empty and not in quotes."""
+    from pyarrow import csv
+
+    return csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
 
 
 def _arrow(body: bytes) -> Rows:

@@ -116,6 +116,8 @@ def check(target: Target, rows: Rows, received: datetime) -> Checked:
     judge = _Judge(target, rows)
     judge.shape()
     columns = {name: judge.column(name, kind) for name, kind in target.types.items()}
+    if mark := target.view.deleted:
+        columns[mark] = judge.mark(mark)
     latest = received + timedelta(seconds=settings().push_ahead)
     judge.future(target.view.event, columns[target.view.event], latest)
     created = target.view.created
@@ -145,11 +147,12 @@ class _Judge:
     def shape(self) -> None:
         """Refuse what is no row, and rows with columns the view does not have."""
         self._refuse("", self._rows.broken, lambda _: "is no object")
-        known = {*self._target.types, self._target.view.created}
+        view = self._target.view
+        known = {*self._target.types, view.created, *([view.deleted] if view.deleted else [])}
         unknown = sorted(self._rows.names - known)
         if len(unknown) > _UNKNOWN:
             raise BodyError(
-                f"{len(unknown)} columns are not of {self._target.view.name}, such as {_short(unknown[0])}.",
+                f"{len(unknown)} columns are not of {view.name}, such as {_short(unknown[0])}.",
                 f"Its columns: {', '.join(sorted(known))}.",
             )
         for name in unknown:
@@ -174,6 +177,12 @@ class _Judge:
             return pa.repeat(pa.scalar(received, TIME), self._rows.count)
         column = self._typed(name, "UnixTimestamp", needed=False)
         return pc.fill_null(column.values, pa.scalar(received, TIME))
+
+    def mark(self, name: str) -> pa.Array:
+        """Return which rows are marked as deleted: none, where they do not say so."""
+        if name not in self._rows.names:
+            return pa.repeat(pa.scalar(False), self._rows.count)
+        return pc.fill_null(self._typed(name, "Bool", needed=False).values, False)
 
     def future(self, name: str, times: pa.Array, latest: datetime) -> None:
         """Refuse times that have not come."""
@@ -250,6 +259,7 @@ def schema(target: Target) -> dict[str, Any]:
         "features": [described(*each) for each in view.features],
         "event_time": event,
         "created_time": created if view.created != view.event else None,
+        "deleted": {**described(view.deleted, "Bool"), "default": False} if view.deleted else None,
         "limits": {
             "bytes": limits.push_bytes,
             "rows": limits.push_rows,

@@ -25,7 +25,7 @@ from adin.errors import (
     TooLargeError,
     UnreachableError,
 )
-from adin.features.push.body import ARROW, CSV, JSON
+from adin.features.push.body import ARROW, CSV, JSON, as_text
 from adin.settings import settings
 
 _ERRORS: dict[int, type[AdinError]] = {
@@ -221,8 +221,7 @@ def _csv(path: Path) -> Source:
     from pyarrow import csv
 
     names = csv.open_csv(path).schema.names
-    options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
-    return _Table(csv.read_csv(path, convert_options=options), _as_csv)
+    return _Table(csv.read_csv(path, convert_options=as_text(names)), _as_csv)
 
 
 def _as_stream(table: pa.Table) -> tuple[str, bytes]:

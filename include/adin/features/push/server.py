@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +34,6 @@ from adin.errors import (
     NotFoundError,
     OverloadError,
     RefusedError,
-    ServiceError,
     SignInError,
     TooLargeError,
 )
@@ -122,7 +121,13 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        again = (_clean(pusher.state), _land(pusher), _recheck(pusher), _write_down(refusals))
+        again = [
+            _again(pusher.state.purge, 600, "old answers are kept a while longer"),
+            _again(lambda: _recheck(pusher), 1, "pushed rows are compared later"),
+            _again(refusals.flush, _REFUSALS, "refused requests are written into the audit log later"),
+        ]
+        if any(target.offline for target in pusher.targets.values()):
+            again.append(_again(lambda: _land(pusher), settings().push_land_seconds, "pushed rows are landed later"))
         chores = [asyncio.create_task(each) for each in again]
         yield
         for chore in chores:
@@ -130,7 +135,8 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
         workers.shutdown()
         with contextlib.suppress(AdinError):
             pusher.recheck(everything=True)
-        await asyncio.to_thread(_flushed, refusals)
+        with contextlib.suppress(AdinError):
+            await asyncio.to_thread(refusals.flush)
 
     # what the API is stands in docs/push.md; FastAPI's own pages would ask nobody who is there
     made = FastAPI(title="Adin push", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
@@ -260,50 +266,31 @@ def _ready(state: State) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-async def _clean(state: State) -> None:
-    """Forget old answers, again and again."""
+async def _again(chore: Callable[[], object], seconds: float, late: str) -> None:
+    """Do a chore again and again; where it fails, next time.
+
+    :param late: what is told then.
+    """
     while True:
         try:
-            await asyncio.to_thread(state.purge)
-        except ServiceError as error:
-            log.warning("old answers are kept a while longer: %s", error)
-        await asyncio.sleep(600)
-
-
-async def _recheck(pusher: Pusher) -> None:
-    """Compare pushed rows once more, again and again."""
-    while True:
-        await asyncio.sleep(1)
-        try:
-            for view, rows in (await asyncio.to_thread(pusher.recheck)).items():
-                _ROWS.labels(view, "rewritten").inc(rows)
+            await asyncio.to_thread(chore)
         except AdinError as error:
-            log.warning("pushed rows are compared later: %s", error)
+            log.warning("%s: %s", late, error)
+        except Exception:  # a chore that ended would be missed by nobody
+            log.exception("%s", late)
+        await asyncio.sleep(seconds)
 
 
-async def _write_down(refusals: Refusals) -> None:
-    """Write refused requests into the audit log, again and again."""
-    while True:
-        await asyncio.sleep(_REFUSALS)
-        await asyncio.to_thread(_flushed, refusals)
+def _recheck(pusher: Pusher) -> None:
+    """Compare pushed rows once more."""
+    for view, rows in pusher.recheck().items():
+        _ROWS.labels(view, "rewritten").inc(rows)
 
 
-def _flushed(refusals: Refusals) -> None:
-    try:
-        refusals.flush()
-    except AdinError as error:
-        log.warning("refused requests could not be written into the audit log: %s", error)
-
-
-async def _land(pusher: Pusher) -> None:
-    """Land what was accepted for offline tables, again and again."""
-    while any(target.offline for target in pusher.targets.values()):
-        try:
-            while await asyncio.to_thread(pusher.land):
-                pass
-        except AdinError as error:
-            log.warning("pushed rows are landed later: %s", error)
-        await asyncio.sleep(settings().push_land_seconds)
+def _land(pusher: Pusher) -> None:
+    """Land what was accepted for offline tables."""
+    while pusher.land():
+        pass
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ until they are written, and in the reasons of kept answers; never in the audit l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,12 +20,13 @@ from adin.errors import ConfigError, ConflictError, DataError, NotFoundError, Se
 from adin.features.push.refusals import Refused
 from adin.settings import settings
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Any number, the same in all processes: who makes the tables holds PostgreSQL's advisory lock of this number.
 _LOCK = 4_061_018
-#: Requests whose rows are landed in one step.
-_LANDED = 500
+#: Requests whose rows are landed in one step, and the bytes at which no more are taken.
+_LANDED, _LANDED_BYTES = 500, 32 << 20
 #: Seconds after which a request that was never answered is taken for dead, and its retry is let in.
 _DEAD = 60
 
@@ -73,6 +75,7 @@ CREATE TABLE IF NOT EXISTS to_land (
     view text NOT NULL,
     content bytea NOT NULL
 );
+ALTER TABLE to_land ADD COLUMN IF NOT EXISTS trouble text;
 CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'table % is append-only', TG_TABLE_NAME;
@@ -298,17 +301,43 @@ class State:
     def land(self, write: Callable[[str, list[bytes]], None]) -> int:
         """Let the oldest rows that wait be landed; they are forgotten once they are. Two at once take others.
 
+        Rows which ``write`` finds wrong, with a ``DataError``, are put aside until another process starts, which may
+        know other definitions.
+
         :param write: gets a view and its rows.
-        :returns: how many requests' rows were landed.
+        :returns: how many requests' rows were landed, or put aside.
         """
-        query = sa.text("SELECT seq, view, content FROM to_land ORDER BY seq LIMIT :most FOR UPDATE SKIP LOCKED")
+        query = sa.text(
+            "SELECT seq, view, content FROM to_land WHERE trouble IS NULL ORDER BY seq LIMIT :most "
+            "FOR UPDATE SKIP LOCKED"
+        )
         done = sa.text("DELETE FROM to_land WHERE seq = ANY(:seqs)")
+        aside = sa.text("UPDATE to_land SET trouble = :trouble WHERE seq = :seq")
+
+        def attempt(link: sa.Connection, view: str, rows: Sequence[Any]) -> None:
+            try:
+                write(view, [bytes(row.content) for row in rows])
+            except DataError as error:
+                if len(rows) == 1:
+                    log.error("accepted rows of %s cannot be landed, and are put aside: %s", view, error)
+                    link.execute(aside, {"trouble": str(error), "seq": rows[0].seq})
+                    return
+                for row in rows:  # the others' are landed
+                    attempt(link, view, [row])
+            else:
+                link.execute(done, {"seqs": [row.seq for row in rows]})
 
         def run(link: sa.Connection) -> int:
-            found = link.execute(query, {"most": _LANDED}).all()
+            found: list[Any] = []
+            size = 0
+            with link.execute(query, {"most": _LANDED}, execution_options={"yield_per": 4}) as rows:
+                for row in rows:
+                    found.append(row)
+                    size += len(row.content)
+                    if size >= _LANDED_BYTES:
+                        break
             for view in sorted({row.view for row in found}):
-                write(view, [bytes(row.content) for row in found if row.view == view])
-            link.execute(done, {"seqs": [row.seq for row in found]})
+                attempt(link, view, [row for row in found if row.view == view])
             return len(found)
 
         return self._call(run)
@@ -340,6 +369,7 @@ class State:
             with self._engine.begin() as link:
                 link.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 link.execute(sa.text(_TABLES))
+                link.execute(sa.text("UPDATE to_land SET trouble = NULL WHERE trouble IS NOT NULL"))
             self._ready = True
 
     def _translated(self, error: Exception) -> Exception:
