@@ -10,10 +10,12 @@ from uuid import uuid4
 
 import pytest
 import test_ingest
+import test_materialize
 from adin import connections
 from adin.connections import connection
 from adin.errors import DataError, RunFailedError
-from adin.features import hive, jobs, publish
+from adin.features import hive, jobs, online, publish, wire
+from adin.settings import settings
 from airflow.sdk.exceptions import TaskDeferred
 from airflow_connections import offer
 from kfp_server import until
@@ -24,6 +26,7 @@ from operators.spark_hive import SparkHiveIngestOperator
 pytestmark = [pytest.mark.flow(1, 2), pytest.mark.usefixtures("scratch")]
 
 table = test_ingest.table
+prices = test_materialize.table
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,28 @@ def test_a_killed_task_kills_its_application_sync_and_deferred_and_a_stop_outsid
     until(lambda: state(app) == "KILLED", seconds=90)
     assert jobs.result(operator._key or "") is None
     assert hive.partitions("meters.hourly") == {}
+
+
+def test_a_load_of_the_online_store_on_yarn_writes_what_a_local_one_writes_and_tells_how_far_it_is(
+    yarn_cluster, prices, monkeypatch
+):
+    days = {day: test_materialize.day_of(day, {f"shop-{n}": float(n) for n in range(200)}) for day in (1, 2, 3)}
+    test_materialize.publish(prices, days)
+    window = test_materialize.window(1, 4)
+    online.materialize("shop", "prices", window)
+    local = test_materialize.stored()
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    monkeypatch.setenv("ADIN_ONLINE_SPARK_ROWS", "1")
+    settings.cache_clear()
+    told: list[online.Progress] = []
+    with connections.trying(yarn_cluster):
+        report = online.materialize("shop", "prices", window, tell=told.append, key="on-yarn")
+    assert (report.by, report.rows, report.keys, report.written) == ("spark", 1200, 200, 200)
+    assert test_materialize.stored() == local
+    assert len(started(yarn_cluster, "online-prices-on-yarn")) == 1
+    assert [each for each in told if 0 < each.done < each.total], "not only at the end"
+    assert (told[-1].phase, told[-1].done, told[-1].total) == ("write", 1200, 1200)
 
 
 def test_a_stand_alone_cluster_gives_the_partitions_that_a_local_master_gives(table, tmp_path):
