@@ -99,6 +99,21 @@ def test_new_views_are_loaded_online_over_all_published_days_by_one_command(coun
     assert json.loads(done.stdout)["days"] == 3
 
 
+def test_a_feature_added_later_is_loaded_from_the_days_that_have_it_and_null_from_the_others(
+    counter: repo.Service, servers: Servers
+) -> None:
+    # as published anew with the new column: the first day only; shop-1 has no row on the days after
+    execute(servers.database, "ALTER TABLE shop.prices DROP COLUMN level; ALTER TABLE shop.prices ADD level integer")
+    execute(servers.database, "UPDATE shop.prices SET level = 77 WHERE day = '2013-07-01'")
+    execute(servers.database, "DELETE FROM shop.prices WHERE shop = 'shop-1' AND day > '2013-07-01'")
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    assert CliRunner().invoke(app, ["materialize", "shop", "prices", "--all"]).exit_code == 0
+    columns, _ = online.OnlineReader(counter).read([{"shop": f"shop-{n}", "till_id": n} for n in (1, 2)])
+    assert str(columns["prices__level"].tolist()) == "[77.0, nan]"
+    assert columns["prices__bread"].tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_what_was_loaded_as_it_was_published_has_no_skew(counter: repo.Service) -> None:
     report = skew.check(counter)
     assert {each.feature: each.entities for each in report.features} == {

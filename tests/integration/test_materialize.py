@@ -70,18 +70,19 @@ def day_of(day: int, prices: dict[str, float], *, hour: int = 12, created_day: i
     return pa.Table.from_pylist(rows, schema=pa.schema(zip(COLUMNS, kinds, strict=True)))
 
 
-def publish(table: str, days: dict[int, pa.Table]) -> None:
-    """Write each day's file to a folder of its own and publish all of them."""
+def publish(table: str, days: dict[int, pa.Table], *, without: str = "") -> None:
+    """Write each day's file to a folder of its own and publish all of them, without a column if one is named."""
     run = secrets.token_hex(4)
     partitions = {}
-    for day, rows in days.items():
+    for day, every in days.items():
+        rows = every.drop_columns([without] if without else [])
         folder = f"{hive.table_folder(table)}/data/{run}/day=2013-07-{day:02}"
         content = io.BytesIO()
         pq.write_table(rows, content)
         hdfs.make(folder)
         hdfs.write(f"{folder}/part-0.parquet", content.getvalue())
         partitions[f"2013-07-{day:02}"] = Partition(folder, f"{run}-{day}", rows.num_rows, run)
-    hive.publish(table, COLUMNS, partitions)
+    hive.publish(table, {name: kind for name, kind in COLUMNS.items() if name != without}, partitions)
 
 
 def price(shop: str) -> Any:
@@ -181,3 +182,27 @@ def test_the_skew_check_replays_from_hive_what_is_online(table: str) -> None:
         "prices__bread": 0.5,
         "prices__level": 0.0,
     }
+
+
+def test_a_feature_added_later_is_loaded_from_the_days_that_have_it_and_null_from_the_others(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = {1: day_of(1, {"corner": 1.0, "mill": 2.0}), 2: day_of(2, {"corner": 3.0})}
+    publish(table, days, without="level")
+    publish(table, {1: days[1]})
+    online.materialize("shop", "prices", window(1, 3))
+    asked = [{"shop": shop, "till_id": None} for shop in ("corner", "mill")]
+    columns, _ = online.OnlineReader(repo.service("shop", "counter")).read(asked)
+    # the newest row of corner is of a day published without the feature
+    assert columns["prices__bread"].tolist() == [3.0, 2.0]
+    assert str(columns["prices__level"].tolist()) == "[nan, 1.0]"
+    service = replace(repo.service("shop", "counter"), views=(repo.domain("shop").view("prices"),))
+    for days_of in (None, window(1, 2)):
+        assert [each.worst for each in skew.check(service, window=days_of).features] == [0.0, 0.0]
+    in_process = stored()
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    monkeypatch.setenv("ADIN_ONLINE_SPARK_ROWS", "1")
+    _forget()
+    assert online.materialize("shop", "prices", window(1, 3)).by == "spark"
+    assert stored() == in_process

@@ -137,8 +137,11 @@ def _ensure_table(client: Any, database: str, name: str, columns: Mapping[str, s
         )
         return
     table = client.get_table(database, name)
-    if {column.name: column.type for column in table.sd.cols} != dict(columns):
-        table.sd = _storage(columns, folder)
+    before = {column.name: column.type for column in table.sd.cols}
+    if before != dict(columns):
+        # the metastore compares types place by place: a new column goes behind those it has
+        order = [*(each for each in before if each in columns), *(each for each in columns if each not in before)]
+        table.sd = _storage({each: columns[each] for each in order}, folder)
         client.alter_table(database, name, table)
 
 

@@ -37,18 +37,11 @@ class HiveStore:
 
     def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pyarrow.Table]:
         """Return the rows of each Parquet file."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         published = hive.partitions(view.table)
         for day in days:
             for path in hdfs.list_files(published[day].location):
-                if not path.endswith(".parquet"):
-                    continue
-                try:
-                    yield pq.read_table(pa.BufferReader(hdfs.read(path)), columns=columns)
-                except pa.ArrowInvalid as error:
-                    raise DataError(f"{path} is no readable Parquet file: {error}.", "Ingest its day again.") from None
+                if path.endswith(".parquet"):
+                    yield _read(path, view, columns)
 
     def training_set(self, spec: Problem, window: Window, table: str, key: str) -> dict[str, Any]:
         """Run the Spark job ``retrieve``."""
@@ -75,3 +68,23 @@ class HiveStore:
     def drop(self, table: str) -> None:
         """Drop the table with its files."""
         hive.drop_table(table)
+
+
+def _read(path: str, view: View, columns: list[str]) -> pyarrow.Table:
+    """Return columns of a file; a feature that its day was published without is null, as Spark has it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = pa.BufferReader(hdfs.read(path))
+    try:
+        file = pq.ParquetFile(content)
+        there = set(file.schema_arrow.names)
+        table = file.read(columns=[name for name in columns if name in there])
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no readable Parquet file: {error}.", "Ingest its day again.") from None
+    if lost := sorted({*view.keys, view.event, view.created}.intersection(columns) - there):
+        raise DataError(f"{path} lacks the columns {', '.join(lost)}.", "Ingest its day again.")
+    for name in columns:
+        if name not in there:  # nulls without a type go together with whatever type other files have
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table.select(columns)
