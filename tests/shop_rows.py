@@ -17,8 +17,7 @@ AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
 def forget() -> None:
     """Let settings and definitions be read anew."""
     settings.cache_clear()
-    repo.domain.cache_clear()
-    repo.service.cache_clear()
+    repo.read_anew()
 
 
 def takings() -> View:

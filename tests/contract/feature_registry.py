@@ -43,8 +43,8 @@ def write_domain(root: Path, name: str, fields: int, *, text: str = "") -> None:
 
 def forget() -> None:
     """Read settings and definitions anew."""
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 def day(number: int) -> Window:

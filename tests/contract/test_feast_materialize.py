@@ -107,6 +107,37 @@ def test_tags_delete_and_expire_rows_in_feasts_materialization_too(redis: RedisS
     assert all(0 < redis.ask("TTL", key) <= 7200 for key in redis.content())
 
 
+@pytest.mark.parametrize(
+    ("keys", "tags", "left"),
+    [
+        # beside a view without the tag; beside `lists`, which is written Feast's own way
+        (["till", "shop"], {"brief": "1h", "kept": ""}, -1),
+        (["till"], {"brief": "1h", "kept": "2h"}, -1),
+        (["shop"], {"brief": "1h", "kept": "2h"}, 7200),
+    ],
+)
+def test_rows_pushed_by_feast_leave_what_other_views_have_of_the_entity_as_long_as_these_say(
+    redis: RedisServer, tmp_path: Path, keys: list[str], tags: dict[str, str], left: int
+) -> None:
+    from feast import FeatureView, Field, types
+
+    project = Project(tmp_path / "ours", redis.connection, ours=True)
+    table = rows(20)
+    project.put(table)
+    found = project.apply()
+    entities = [each for each in found.list_entities() if each.name in keys]
+    source = found.get_data_source("rows")
+    for name, ttl in tags.items():
+        tag = {"online_ttl": ttl} if ttl else {}
+        schema = [Field(name="orders", dtype=types.Int32)]
+        found.apply(FeatureView(name=name, entities=entities, schema=schema, source=source, tags=tag))
+    found.write_to_online_store("brief", table.to_pandas())
+    pushed = [redis.ask("TTL", key) for key in redis.content()]
+    found.materialize(START, END, feature_views=["kept"])
+    loaded = [redis.ask("TTL", key) for key in redis.content()]
+    assert pushed and all(left - 60 < each <= left for each in (*pushed, *loaded))
+
+
 def test_a_failed_load_records_no_interval_and_raises_what_was_wrong(redis: RedisServer, tmp_path: Path) -> None:
     from adin.errors import DataError
 

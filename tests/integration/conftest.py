@@ -24,12 +24,12 @@ def scratch():
         patch.setenv("ADIN_FEATURE_REPO", str(SCRATCH / "feature_repo"))
         patch.setenv("ADIN_PROBLEMS", str(SCRATCH / "problems"))
         patch.setenv("ADIN_RAW_ROOT", f"/raw-{uuid4().hex[:8]}")
-        for cached in (settings, repo.domain, repo.service):
-            cached.cache_clear()
+        settings.cache_clear()
+        repo.read_anew()
         yield
         hdfs.delete(settings().raw_root)
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ def table(redis_server: RedisServer, tmp_path: Path) -> Iterator[str]:
 
 
 def _forget() -> None:
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 def day_of(day: int, prices: dict[str, float], *, hour: int = 12, created_day: int | None = None) -> pa.Table:

@@ -21,8 +21,8 @@ DOMAIN, PROBLEM = "parking", "parking_occupancy"
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory):
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
     made = offline.session(tmp_path_factory.mktemp("spark"))
     yield made
     made.stop()

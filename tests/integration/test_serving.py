@@ -147,14 +147,14 @@ def world(servers: Servers, redis_server: RedisServer, tmp_path_factory: pytest.
         patch.setenv("ADIN_PROBLEMS", str(home / "problems"))
         patch.setenv("ADIN_FEATURE_REPO", str(SHOP / "features"))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "include"), str(ROOT)]))
-        for cached in (settings, repo.domain, repo.service):
-            cached.cache_clear()
+        settings.cache_clear()
+        repo.read_anew()
         view = repo.domain("shop").view
         online.write(view("prices"), bread("corner", 3.0))
         online.write(view("takings"), takings("corner", 1, 10.0))
         yield home
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 @pytest.fixture(scope="module")

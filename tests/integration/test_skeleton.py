@@ -15,8 +15,8 @@ offline = pytest.importorskip("offline", reason="Spark is in the Airflow environ
 def test_a_new_problem_makes_a_training_set_of_all_its_events(monkeypatch, tmp_path):
     monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path / "problems"))
     monkeypatch.setenv("ADIN_FEATURE_REPO", str(tmp_path / "features"))
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
     skeleton.make("bread", "tests")
     spark = offline.session(tmp_path)
     try:
@@ -29,8 +29,8 @@ def test_a_new_problem_makes_a_training_set_of_all_its_events(monkeypatch, tmp_p
     finally:
         spark.stop()
         monkeypatch.undo()
-        for cached in (settings, repo.domain, repo.service):
-            cached.cache_clear()
+        settings.cache_clear()
+        repo.read_anew()
     # each thing's hours but the last, whose value an hour later is not known
     assert len(made) == counts["labelled"] == 3 * (60 * 24 - 1)
     assert set(made["split"]) == {"train", "validate", "test"}

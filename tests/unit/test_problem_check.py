@@ -21,12 +21,12 @@ def place(monkeypatch, tmp_path):
     """Empty folders for problems and features."""
     monkeypatch.setenv("ADIN_PROBLEMS", str(tmp_path / "problems"))
     monkeypatch.setenv("ADIN_FEATURE_REPO", str(tmp_path / "features"))
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
     yield tmp_path
     monkeypatch.undo()
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 @pytest.fixture

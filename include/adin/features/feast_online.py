@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
-from feast import FeatureView
+from feast import FeatureStore, FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.dag.context import ColumnInfo
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
@@ -46,6 +46,8 @@ class RedisOnlineStoreConfig(stock.RedisOnlineStoreConfig):
 class RedisOnlineStore(stock.RedisOnlineStore):
     """Feast's Redis store with another ``online_write_batch``."""
 
+    _registry: Any = None
+
     def online_write_batch(
         self,
         config: Any,
@@ -61,9 +63,17 @@ class RedisOnlineStore(stock.RedisOnlineStore):
             return
         given = set(data[0][1])
         view = replace(view, features=tuple(each for each in view.features if each[0] in given), deleted="")
+        if view.online_ttl and not config.online_store.key_ttl_seconds:
+            view = _with_ttl(view, self._registry_of(config), config)
         write(view, _table(view, data), conn=conn, project=config.project)
         if progress:
             progress(len(data))
+
+    def _registry_of(self, config: Any) -> Any:
+        # Feast hands its store no registry; one is kept, so that its own cache serves the next rows
+        if self._registry is None:
+            self._registry = FeatureStore(repo_path=config.repo_path, config=config).registry
+        return self._registry
 
     async def online_write_batch_async(
         self, config: Any, table: FeatureView, data: Any, progress: Callable[[int], Any] | None
@@ -165,9 +175,12 @@ def _ttl(found: Any, config: Any) -> timedelta:
 
 
 def _with_ttl(view: repo.View, registry: Any, config: Any) -> repo.View:
-    """Return the view with the time all views of its entity agree on."""
-    others = [_view(found, config) for found in registry.list_feature_views(config.project, allow_cache=True)]
-    return replace(view, online_ttl=repo.one_ttl([view, *filter(None, others)])[view.name].online_ttl)
+    """Return the view with the time that all views of its entity, also those written Feast's own way, agree on."""
+    times = [view.online_ttl]
+    for found in registry.list_all_feature_views(config.project, allow_cache=True, skip_udf=True):
+        if {column.name for column in found.entity_columns} == set(view.keys):
+            times.append(_ttl(found, config))
+    return replace(view, online_ttl=repo.longest(times))
 
 
 def _connection(config: Any) -> Connection | None:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cache
@@ -198,13 +198,11 @@ def domain(name: str) -> Domain:
     path = settings().feature_repo / name
     if not (path / "raw.yaml").is_file():
         raise NotFoundError(f"No feature domain {name!r} in {settings().feature_repo}.", f"Known: {domains()}.")
-    import_feast()
-    from feast import Entity, FeatureView
-
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
-    entities = {found.name: found for found in objects if isinstance(found, Entity)}
-    known = one_ttl([as_view(found, entities) for found in objects if type(found) is FeatureView])
+    own = _views(objects)
+    # where none of its own expires, no other can change that: broken files of another domain do no harm then
+    known = one_ttl(own, _views_of_others(name) if any(view.online_ttl for view in own) else [])
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -286,6 +284,18 @@ def _arrives(spec: Mapping[str, Any] | None) -> Arrives | None:
     return Arrives(datetime.combine(start, time(), UTC), datetime.combine(end, time(), UTC) if end else None)
 
 
+def _views(objects: Iterable[Any]) -> list[View]:
+    from feast import Entity, FeatureView
+
+    entities = {found.name: found for found in objects if isinstance(found, Entity)}
+    return [as_view(found, entities) for found in objects if type(found) is FeatureView]
+
+
+def _views_of_others(name: str) -> list[View]:
+    paths = [settings().feature_repo / other for other in domains() if other != name]
+    return [view for path in paths for view in _views(_feast_objects(path))]
+
+
 def as_view(found: Any, entities: Mapping[str, Any]) -> View:
     """Return a feature view of Feast as a :class:`View`.
 
@@ -326,13 +336,20 @@ def online_ttl(found: Any) -> timedelta:
     return time_online
 
 
-def one_ttl(views: list[View]) -> dict[str, View]:
-    """Give views of one entity the longest of their times: Redis lets the entity go as a whole."""
+def one_ttl(views: list[View], others: Iterable[View] = ()) -> dict[str, View]:
+    """Give views of one entity the longest of their times: Redis lets the entity go as a whole.
+
+    :param others: views of other domains, whose times count as well. Default none.
+    """
     times: dict[tuple[str, ...], list[timedelta]] = {}
-    for view in views:
+    for view in (*views, *others):
         times.setdefault(tuple(sorted(view.keys)), []).append(view.online_ttl)
-    longest = {keys: max(found) if all(found) else timedelta(0) for keys, found in times.items()}
-    return {view.name: replace(view, online_ttl=longest[tuple(sorted(view.keys))]) for view in views}
+    return {view.name: replace(view, online_ttl=longest(times[tuple(sorted(view.keys))])) for view in views}
+
+
+def longest(times: list[timedelta]) -> timedelta:
+    """Return the longest of some times that entities stay online; zero, for ever, where one is."""
+    return max(times) if all(times) else timedelta(0)
 
 
 def _key_type(entity: Any) -> str:
@@ -355,6 +372,7 @@ def _on_demand(source: Any, features: tuple[tuple[str, str], ...]) -> OnDemand:
 
 def read_anew() -> None:
     """Forget what was read, for processes that outlive a change of the definitions."""
+    _feast_objects.cache_clear()
     domain.cache_clear()
     service.cache_clear()
 
@@ -368,7 +386,9 @@ def definitions_hash(name: str) -> str:
     return digest.hexdigest()
 
 
+@cache
 def _feast_objects(path: Path) -> tuple[Any, ...]:
+    import_feast()
     from feast import Entity, FeatureService, FeatureView
     from feast.data_source import DataSource
     from feast.on_demand_feature_view import OnDemandFeatureView

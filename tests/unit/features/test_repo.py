@@ -28,8 +28,8 @@ def copy(monkeypatch, tmp_path):
 
 
 def _forget():
-    for cached in (settings, repo.domain, repo.service):
-        cached.cache_clear()
+    settings.cache_clear()
+    repo.read_anew()
 
 
 def test_the_flights_service_names_its_columns_in_the_models_order():
@@ -140,4 +140,61 @@ def test_a_table_that_is_to_hold_pushed_rows_has_days(copy):
     spec["views"][daily]["reads"] = [static]
     path.write_text(yaml.safe_dump(spec))
     with pytest.raises(ConfigError, match=f"{daily} is pushed and reads a static table"):
+        repo.domain("flights")
+
+
+def _kiosk(folder, ttl):
+    """A second domain with a view of the same airports as the flights'."""
+    folder.mkdir()
+    tags = f'{{"online_ttl": "{ttl}"}}' if ttl else "{}"
+    (folder / "definitions.py").write_text(
+        f"""
+from feast import Entity, FeatureView, Field, ValueType
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+from feast.types import Int64
+
+origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
+source = SparkSource(name="kiosks", table="kiosk.kiosks", timestamp_field="event_timestamp")
+fields = [Field(name="open", dtype=Int64)]
+kiosks = FeatureView(name="kiosks", entities=[origin], schema=fields, source=source, tags={tags})
+"""
+    )
+    (folder / "kiosks.sql").write_text("SELECT 1")
+    (folder / "raw.yaml").write_text(
+        "{tables: {doors: {columns: {origin: string}}}, views: {kiosks: {reads: [doors]}}}"
+    )
+
+
+def _ttls():
+    views = {"kiosk": ["kiosks"], "flights": ["origin_2h", "carrier_origin_24h"]}
+    found = [repo.domain(name).view(view).online_ttl for name, of in views.items() for view in of]
+    return [each.total_seconds() / 3600 for each in found]
+
+
+def test_views_of_one_entity_in_two_domains_stay_online_for_the_longest_of_their_times(copy, monkeypatch):
+    read, module = [], repo.module
+    monkeypatch.setattr(repo, "module", lambda file: read.append(file.parent.name) or module(file))
+    for default, ttl, expected in (
+        ("7200", "3h", [3, 3, 2]),
+        ("7200", "1h", [2, 2, 2]),
+        ("0", "3h", [0, 0, 0]),
+        ("0", "", [0, 0, 0]),
+    ):
+        monkeypatch.setenv("ADIN_ONLINE_TTL", default)
+        shutil.rmtree(copy.parent / "kiosk", ignore_errors=True)
+        _kiosk(copy.parent / "kiosk", ttl)
+        _forget()
+        read.clear()
+        assert _ttls() == expected
+        assert read.count("kiosk") == 1
+
+
+def test_another_domains_mistakes_are_told_only_where_its_times_count(copy, monkeypatch):
+    (copy.parent / "kiosk").mkdir()
+    (copy.parent / "kiosk" / "raw.yaml").write_text("{tables: {}, views: {}}")
+    (copy.parent / "kiosk" / "definitions.py").write_text("nothing.of.this")
+    assert repo.domain("flights").view("origin_2h").online_ttl.total_seconds() == 0
+    monkeypatch.setenv("ADIN_ONLINE_TTL", "60")
+    _forget()
+    with pytest.raises(ConfigError, match=r"kiosk.definitions\.py cannot be imported"):
         repo.domain("flights")
