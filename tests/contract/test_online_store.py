@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from adin.connections import Connection
 from adin.errors import ConfigError, DataError, NotFoundError, ServiceError
-from adin.features import online, repo, store, wire
+from adin.features import online, reader, repo, store, wire
+from adin.features.repo import Service, View
 from adin.window import Window
 from redis_server import RedisServer
 from shop_rows import AT, by_feast, forget, keys, rows, takings
@@ -204,6 +205,57 @@ def test_coverage_names_the_views_with_nothing_online() -> None:
     assert online.coverage(service) == ["takings", "prices"]
     online.write(takings(), rows(3))
     assert online.coverage(service) == ["prices"]
+
+
+def loaded_without(view: View, name: str, table: pa.Table) -> None:
+    online.write(replace(view, features=tuple(each for each in view.features if each[0] != name)), table)
+
+
+def bread(level: int | None) -> pa.Table:
+    """A row of the view ``prices``."""
+    at = pa.array([AT], pa.timestamp("us", "UTC"))
+    values = {"bread": pa.array([1.5], pa.float32()), "level": pa.array([level], pa.int32())}
+    return pa.table({"shop": pa.array(["shop-1"]), **values, "event_timestamp": at, "created_timestamp": at})
+
+
+def test_coverage_names_a_feature_that_all_entities_were_loaded_without() -> None:
+    service, prices = repo.service("shop", "counter"), repo.domain("shop").view("prices")
+    loaded_without(takings(), "cents", rows(30))
+    loaded_without(prices, "bread", bread(None))
+    assert online.coverage(service) == ["takings__cents", "prices__bread"]
+    # what the service does not take is not asked for; bread is, for the on-demand view
+    few = replace(service, selected={"takings": ("amount", "orders"), "prices": ("level",)})
+    assert online.coverage(few) == ["prices__bread"]
+    assert online.coverage(replace(few, on_demand=())) == []
+    online.write(takings(), rows(31).slice(30))
+    online.write(prices, bread(None))
+    assert online.coverage(service) == []
+
+
+def test_a_stored_null_is_online() -> None:
+    table = rows(3)
+    index = table.schema.get_field_index("cents")
+    online.write(takings(), table.set_column(index, "cents", pa.nulls(3, pa.int64())))
+    assert online.coverage(repo.service("shop", "counter")) == ["prices"]
+
+
+def test_coverage_looks_at_some_entities_for_a_feature_and_at_all_for_a_view(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scans(service: Service) -> int:
+        redis_server.ask("CONFIG", "RESETSTAT")
+        online.coverage(service)
+        told = redis_server.ask("INFO", "commandstats").decode()
+        return int(told.partition("cmdstat_scan:calls=")[2].partition(",")[0])
+
+    monkeypatch.setattr(reader, "_SCAN", 50)
+    monkeypatch.setattr(reader, "_ENOUGH", 100)
+    service = repo.service("shop", "counter")
+    only = replace(service, views=(takings(),), on_demand=())
+    loaded_without(takings(), "cents", rows(2000))
+    assert online.coverage(only) == ["takings__cents"]
+    assert scans(only) < 10
+    assert scans(replace(only, views=(replace(takings(), name="other"),))) >= 20
 
 
 def test_a_wrong_password_and_a_server_that_is_down_are_told_apart(redis_server: RedisServer) -> None:

@@ -18,6 +18,8 @@ from adin.settings import settings
 #: What :func:`codec.decode_times` gives for no time.
 _NEVER = np.iinfo("i8").min
 _SCAN = 1000
+#: Entities of a view on one server after which a feature that none of them has counts as not online.
+_ENOUGH = 10_000
 
 
 @dataclass(frozen=True)
@@ -151,29 +153,45 @@ def _groups(service: Service) -> list[_Group]:
 
 
 def coverage(service: Service, conn: Connection | None = None) -> list[str]:
-    """Return the views of a service of which nothing is online."""
-    empty: set[str] = set()
+    """Return what of a service is not online.
+
+    :returns: views of which nothing is, and ``view__feature`` for the features the service takes that the entities met
+        lack: they were loaded before there was the feature. A stored null is no lack.
+    """
+    wanted = {view.name: _wanted(service, view) for view in service.views}
+    lacking = {name: list(fields.values()) for name, fields in wanted.items()}
     with shards.Shards(conn) as opened:
         for group in _groups(service):
-            views = {view.name for view in group.views}
             for session in opened.primaries():
-                views = _empty(session, group, views)
-            empty |= views
-    return [view.name for view in service.views if view.name in empty]
+                _look(session, group, wanted, lacking)
+    return [each for name, lacks in lacking.items() for each in ([name] if name in lacks else lacks)]
 
 
-def _empty(session: wire.Session, group: _Group, empty: set[str]) -> set[str]:
-    """Walk through a server's keys of a group until each of some views was met; return those that were not."""
-    empty = set(empty)
+def _wanted(service: Service, view: View) -> dict[bytes, str]:
+    """Return the hash fields an entity must have, with what each stands for: the view itself, then its features."""
+    features = {codec.field_name(view.name, name): f"{view.name}__{name}" for name in service.taken(view)}
+    return {f"_ts:{view.name}".encode(): view.name, **features}
+
+
+def _look(
+    session: wire.Session, group: _Group, wanted: dict[str, dict[bytes, str]], lacking: dict[str, list[str]]
+) -> None:
+    """Walk through a server's keys of a group, and keep for each view what the fullest entity lacks.
+
+    The walk ends where nothing is lacking; a feature that many entities of its view lack is looked for no longer.
+    """
+    met = {view.name: 0 for view in group.views if lacking[view.name]}
     pattern = codec.key_pattern([name for name, _ in group.keys], settings().project)
     cursor = b"0"
-    while empty:
+    while met:
         scan = wire.command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCAN)
         cursor, keys = session.exchange(scan, 1)[0]
-        for name in sorted(empty):
-            asked = b"".join(wire.command(b"HEXISTS", key, f"_ts:{name}".encode()) for key in keys)
-            if any(session.exchange(asked, len(keys))):
-                empty.discard(name)
+        for name in met:
+            asked = b"".join(wire.command(b"HMGET", key, *wanted[name]) for key in keys)
+            for values in session.exchange(asked, len(keys)):
+                met[name] += values[0] is not None
+                lacks = [each for each, value in zip(wanted[name].values(), values, strict=True) if value is None]
+                lacking[name] = min(lacking[name], lacks, key=len)
+        met = {name: entities for name, entities in met.items() if lacking[name] and entities < _ENOUGH}
         if cursor == b"0":
             break
-    return empty

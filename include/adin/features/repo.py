@@ -155,6 +155,12 @@ class Service:
         """Return every entity key the service needs."""
         return tuple(dict.fromkeys(key for view in self.views for key in view.keys))
 
+    def taken(self, view: View) -> tuple[str, ...]:
+        """Return the features of a view that the service takes, for itself or for its on-demand features."""
+        inputs = {source for each in self.on_demand for source in each.inputs.values()}
+        chosen = self.selected.get(view.name, ())
+        return tuple(name for name, _ in view.features if name in chosen or f"{view.name}__{name}" in inputs)
+
     def on_demand_types(self) -> list[tuple[str, str]]:
         """Return full name and Feast type name of each on-demand feature."""
         return [(f"{view.name}__{name}", kind) for view in self.on_demand for name, kind in view.features]

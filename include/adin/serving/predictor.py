@@ -27,7 +27,7 @@ def load(name: str, number: int | None = None) -> Predictor:
     """Load a version from the registry, ready to answer.
 
     :param number: version; default the champion.
-    :raises RefusedError: there is no champion, or a view of the model's features has nothing online.
+    :raises RefusedError: there is no champion, or a view of the model's features, or one of them, is not online.
     :raises NotFoundError: no such model or version.
     :raises DataError: a file is not the one that was registered.
     """
@@ -70,7 +70,8 @@ def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
     if empty := reader.coverage(service):
         raise RefusedError(
             f"Version {number} of {name} is not put under load: nothing is online of {', '.join(empty)}.",
-            f"Run features__{spec.domain}.",
+            f"Run features__{spec.domain}; for features added since the last load, "
+            f"`adin features materialize {spec.domain} VIEW --all`.",
         )
     with tempfile.TemporaryDirectory() as folder:
         estimator = artifact.load(models.download(name, number, Path(folder)))
