@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from adin.features import lease, online, spark_online
+from adin.errors import ConfigError, DataError
+from adin.features import feast_online, lease, online, spark_online
 from adin.features.repo import View
 from adin.settings import settings
 from feast_project import END, START, Project
-from redis_server import RedisServer, nodes, redis_cluster
+from redis_server import RedisServer, nodes, redis_cluster, several
 from shop_rows import AT, rows
 from spark_session import spark_session
 
@@ -139,8 +141,6 @@ def test_rows_pushed_by_feast_leave_what_other_views_have_of_the_entity_as_long_
 
 
 def test_a_failed_load_records_no_interval_and_raises_what_was_wrong(redis: RedisServer, tmp_path: Path) -> None:
-    from adin.errors import DataError
-
     project = Project(tmp_path / "ours", redis.connection, ours=True)
     table = rows(10)
     texts = pa.array(["many"] * 10)
@@ -166,6 +166,53 @@ def test_feasts_materialization_reaches_a_redis_cluster(tmp_path: Path) -> None:
     finally:
         for server in servers:
             server.kill()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[list[RedisServer]]:
+    """Three servers which do not know of each other."""
+    servers = several(tmp_path / "servers")
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+def test_what_feast_loads_and_pushes_to_several_servers_lies_where_we_look(
+    shared: list[RedisServer], tmp_path: Path
+) -> None:
+    conn = nodes(shared, "servers")
+    project = Project(tmp_path / "ours", conn, ours=True)
+    table, later = rows(300), rows(300, at=AT + timedelta(hours=1))
+    project.put(table)
+    found = project.apply()
+    view = feast_online._view(found.get_feature_view("takings"), found.config)
+    assert view
+    found.materialize(START, END, feature_views=["takings"])
+    assert all(server.content() for server in shared)
+    assert online.write(view, table, conn=conn, project="bakery").written == 0
+    found.write_to_online_store("takings", later.to_pandas())
+    assert online.write(view, later, conn=conn, project="bakery").written == 0
+    assert sum(len(server.content()) for server in shared) == 300
+    found.apply([], objects_to_delete=[found.get_feature_view("takings")], partial=False)
+    assert not any(b"_ts:takings" in fields for server in shared for fields in server.content().values())
+    found.teardown()
+    assert not any(server.content() for server in shared)
+
+
+def test_what_goes_feasts_own_way_is_refused_on_several_servers(shared: list[RedisServer], tmp_path: Path) -> None:
+    project = Project(tmp_path / "ours", nodes(shared, "servers"), ours=True)
+    project.put(rows(20))
+    found = project.apply()
+    refusals: list[Callable[[], object]] = [
+        lambda: found.materialize(START, END, feature_views=["lists"]),
+        lambda: found.get_online_features(["takings:cents"], [{"shop": "shop-0", "till_id": -5}]),
+        lambda: asyncio.run(found.get_online_features_async(["takings:cents"], [{"shop": "shop-0", "till_id": -5}])),
+    ]
+    for refused in refusals:
+        with pytest.raises(ConfigError, match=r"not the several servers .* load with `adin features materialize`"):
+            refused()
+    assert found.registry.get_feature_view("lists", "bakery", allow_cache=False).materialization_intervals == []
+    assert not any(server.content() for server in shared)
 
 
 def test_executors_of_spark_write_what_one_process_writes(redis: RedisServer, tmp_path: Path) -> None:

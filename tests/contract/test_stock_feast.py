@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from adin.connections import Connection
-from adin.features import store
+from adin.connections import Connection, connection
+from adin.features import feast_online, shards, store
 from adin.settings import ROOT
 from adin.window import Window
 from feature_registry import forget
@@ -56,6 +56,22 @@ def test_stock_apply_registers_what_adin_would_and_keeps_what_was_loaded(feast: 
     store.record_interval("origin_2h", loaded)
     feast("apply", "--skip-source-validation")
     assert store.intervals("origin_2h") == [loaded]
+
+
+def test_several_servers_come_to_feast_by_the_environment(
+    surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast import FeatureStore
+
+    conn = connection("feast")
+    conn = replace(conn, password="4711", extra={**conn.extra, "mode": "servers", "nodes": "redis-b:7,redis-c:8"})
+    monkeypatch.setenv("ADIN_CONN_FEAST", conn.uri)
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    for found in (FeatureStore(repo_path=str(ROOT / "feature_repo")), store.feature_store()):
+        reached = feast_online._connection(found.config)
+        assert reached and (shards.mode(reached), reached.password) == ("servers", "4711")
+        assert shards.addresses(reached) == shards.addresses(conn)
 
 
 def test_feasts_pages_show_the_definitions(surroundings: dict[str, str]) -> None:

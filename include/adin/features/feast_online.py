@@ -29,6 +29,7 @@ from feast.infra.online_stores import redis as stock
 from feast.repo_config import FeastConfigBaseModel
 
 from adin.connections import Connection
+from adin.errors import ConfigError
 from adin.features import codec, repo
 from adin.features.lease import alone
 from adin.features.writer import write
@@ -38,13 +39,20 @@ _OPTIONS = {"password", "username", "ssl", "ssl_ca_certs", "skip_full_coverage_c
 
 
 class RedisOnlineStoreConfig(stock.RedisOnlineStoreConfig):
-    """Options of Feast's Redis store."""
+    """Options of Feast's Redis store.
 
+    :ivar redis_type: one of Feast's, or ``servers``: the connection string names several independent ones.
+    """
+
+    redis_type: stock.RedisType | Literal["servers"] = stock.RedisType.redis
     type: Literal["adin.features.feast_online.RedisOnlineStore"] = "adin.features.feast_online.RedisOnlineStore"
 
 
 class RedisOnlineStore(stock.RedisOnlineStore):
-    """Feast's Redis store with another ``online_write_batch``."""
+    """Feast's Redis store with another ``online_write_batch``.
+
+    Of several independent servers it writes and deletes on the right ones; all else Feast would do on the first.
+    """
 
     _registry: Any = None
 
@@ -80,6 +88,45 @@ class RedisOnlineStore(stock.RedisOnlineStore):
     ) -> None:
         """Do the same without blocking the caller's loop."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def delete_table(self, config: Any, table: FeatureView) -> None:
+        """Delete a view's values, on each of several servers."""
+        for each in self._of_each_server(config.online_store):
+            stock.RedisOnlineStore.delete_table(each, config, table)
+
+    def delete_entity_values(self, config: Any, join_keys: list[str]) -> None:
+        """Delete the entities of some keys, on each of several servers."""
+        for each in self._of_each_server(config.online_store):
+            stock.RedisOnlineStore.delete_entity_values(each, config, join_keys)
+
+    def _of_each_server(self, options: Any) -> list[stock.RedisOnlineStore]:
+        if options.redis_type != "servers":
+            return [self]
+        servers, more = self._parse_connection_string(options.connection_string)
+        stores = [stock.RedisOnlineStore() for _ in servers]
+        for each, server in zip(stores, servers, strict=True):
+            each._client = stock.Redis(**server, **more)
+        return stores
+
+    def _get_client(self, online_store_config: Any) -> Any:
+        _refuse_servers(online_store_config)
+        return super()._get_client(online_store_config)
+
+    async def _get_client_async(self, online_store_config: Any) -> Any:
+        _refuse_servers(online_store_config)
+        return await super()._get_client_async(online_store_config)
+
+    def _get_glide_client(self, online_store_config: Any) -> Any:
+        _refuse_servers(online_store_config)
+        return super()._get_glide_client(online_store_config)
+
+
+def _refuse_servers(options: Any) -> None:
+    if options.redis_type == "servers":
+        raise ConfigError(
+            "Feast itself knows one Redis or a cluster, not the several servers of the connection feast.",
+            "Read with adin.features.online.OnlineReader; load with `adin features materialize`.",
+        )
 
 
 class ArrowEngineConfig(FeastConfigBaseModel):
@@ -192,7 +239,7 @@ def _connection(config: Any) -> Connection | None:
     if options.pop("db", 0) or set(options) - _OPTIONS:
         return None
     first, *others = nodes
-    mode = "cluster" if store.redis_type == stock.RedisType.redis_cluster else "single"
+    mode = {"redis_cluster": "cluster", "servers": "servers"}.get(store.redis_type, "single")
     listed = ",".join(f"{node['host']}:{node['port']}" for node in others)
     extra = {"mode": mode, "nodes": listed, "tls": options.get("ssl"), "ca_file": options.get("ssl_ca_certs")}
     return Connection(

@@ -109,7 +109,7 @@ def feature_store(conn: Connection | None = None, *, offline: bool = False) -> A
         project=settings().project,
         provider="local",
         registry=_registry(conn),
-        online_store={"type": "redis", "redis_type": _redis_type(conn), "connection_string": _redis(conn)},
+        online_store={"type": _store_type(conn), "redis_type": _redis_type(conn), "connection_string": _redis(conn)},
         entity_key_serialization_version=3,
         **({"offline_store": _offline(conn)} if offline else {}),
     )
@@ -140,7 +140,12 @@ def environment() -> dict[str, str]:
 
 
 def _redis_type(conn: Connection) -> str:
-    return "redis_cluster" if shards.mode(conn) == "cluster" else "redis"
+    return {"single": "redis", "cluster": "redis_cluster", "servers": "servers"}[shards.mode(conn)]
+
+
+def _store_type(conn: Connection) -> str:
+    """Return Feast's own class where it can do it; it would read and write the first of several servers only."""
+    return "adin.features.feast_online.RedisOnlineStore" if shards.mode(conn) == "servers" else "redis"
 
 
 def bucket_registry(conn: Connection | None = None) -> Any:
@@ -185,7 +190,7 @@ def _alone(store: Any) -> Iterator[None]:
 
 
 def _redis(conn: Connection) -> str:
-    """Return the servers as Feast's connection string; of several independent ones, which it does not know, the first.
+    """Return the servers as Feast's connection string.
 
     :raises ConfigError: a value cannot stand there.
     """
@@ -196,7 +201,7 @@ def _redis(conn: Connection) -> str:
     given = [f"{name}={json.dumps(value)}" for name, value in options.items() if value]
     if any("," in each for each in given):
         raise ConfigError("Feast cannot read a Redis user, password or file with a comma.", "Change it.")
-    known = shards.addresses(conn) if shards.mode(conn) == "cluster" else shards.addresses(conn)[:1]
+    known = shards.addresses(conn)[: 1 if shards.mode(conn) == "single" else None]
     return ",".join([*(f"{host}:{port}" for host, port in known), *given])
 
 
