@@ -118,6 +118,16 @@ def test_an_entity_written_without_expiry_gets_one_by_the_next_load_and_keeps_wh
     assert all(one.ask("PTTL", key) <= 3_600_000 for key in one.content()), "a row that is the same is not kept alive"
 
 
+def test_entities_that_were_to_expire_stay_once_a_view_of_them_has_no_time(one: RedisServer) -> None:
+    brief, kept = replace(takings(), online_ttl=timedelta(hours=1)), replace(takings(), name="kept")
+    online.write(brief, rows(3))
+    assert all(one.ask("PTTL", key) > 0 for key in one.content())
+    assert online.write(repo.one_ttl([brief, kept])["kept"], rows(2)).written == 2
+    assert sorted(one.ask("PTTL", key) > 0 for key in one.content()) == [False, False, True]
+    assert online.write(repo.one_ttl([brief, kept])["takings"], rows(3)).written == 0
+    assert [one.ask("PTTL", key) for key in one.content()] == [-1] * 3
+
+
 def test_views_of_one_entity_expire_together_after_the_longest_of_their_times(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     for file in (FEATURES / "shop").iterdir():

@@ -227,7 +227,7 @@ def _with_ttl(view: repo.View, registry: Any, config: Any) -> repo.View:
     for found in registry.list_all_feature_views(config.project, allow_cache=True, skip_udf=True):
         if {column.name for column in found.entity_columns} == set(view.keys):
             times.append(_ttl(found, config))
-    return replace(view, online_ttl=repo.longest(times))
+    return repo.with_ttl(view, times)
 
 
 def _connection(config: Any) -> Connection | None:

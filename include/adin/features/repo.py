@@ -38,6 +38,7 @@ class View:
     :param ttl: how long a value is valid; zero means for ever.
     :param deleted: boolean column that marks a deleted row; the tag ``deleted``. Default none.
     :param online_ttl: how long an entity stays online after a write, the tag ``online_ttl``; zero means for ever.
+    :param keeps: whether a write takes an expiry of the entity away: of its views some have a time, some none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class View:
     key_types: tuple[tuple[str, str], ...] = ()
     deleted: str = ""
     online_ttl: timedelta = timedelta(0)
+    keeps: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -350,12 +352,12 @@ def one_ttl(views: list[View], others: Iterable[View] = ()) -> dict[str, View]:
     times: dict[tuple[str, ...], list[timedelta]] = {}
     for view in (*views, *others):
         times.setdefault(tuple(sorted(view.keys)), []).append(view.online_ttl)
-    return {view.name: replace(view, online_ttl=longest(times[tuple(sorted(view.keys))])) for view in views}
+    return {view.name: with_ttl(view, times[tuple(sorted(view.keys))]) for view in views}
 
 
-def longest(times: list[timedelta]) -> timedelta:
-    """Return the longest of some times that entities stay online; zero, for ever, where one is."""
-    return max(times) if all(times) else timedelta(0)
+def with_ttl(view: View, times: list[timedelta]) -> View:
+    """Return a view with the longest of the times of all views of its entity; zero, for ever, where one is."""
+    return replace(view, online_ttl=max(times) if all(times) else timedelta(0), keeps=any(times) and not all(times))
 
 
 def _key_type(entity: Any) -> str:

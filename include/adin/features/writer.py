@@ -91,8 +91,8 @@ def write(
             newer, _ = _newer(view, batch, session)
             if newer.any():
                 _send(view, batch if newer.all() else batch.take(np.flatnonzero(newer)), session)
-            if view.online_ttl and not newer.all():
-                _give_expiry(view, batch.take(np.flatnonzero(~newer)), session)
+            if (view.online_ttl or view.keeps) and not newer.all():
+                _mend_expiry(view, batch.take(np.flatnonzero(~newer)), session)
             return len(newer), int(newer.sum())
 
     starts = range(0, len(places), size)
@@ -287,10 +287,12 @@ def _bury(view: View, rows: _Rows) -> Iterator[pa.Array]:
 def _expire(view: View, rows: _Rows, *when: bytes) -> Iterator[pa.Array]:
     if view.online_ttl:
         yield codec.commands(b"PEXPIRE", [rows.keys, b"%d" % int(view.online_ttl.total_seconds() * 1000), *when])
+    elif view.keeps:
+        yield codec.commands(b"PERSIST", [rows.keys])
 
 
-def _give_expiry(view: View, rows: _Rows, session: shards.Shards) -> None:
-    """Let entities expire which do not: a write was killed before it said so, or the view's setting is new."""
+def _mend_expiry(view: View, rows: _Rows, session: shards.Shards) -> None:
+    """Let entities expire or stay that do not: a write was killed before it said so, or the view's setting is new."""
     session.exchange(rows.keys, list(_expire(view, rows, b"NX")))
 
 
