@@ -14,13 +14,15 @@ WINDOW = Window.parse("2021-01-01", "2021-03-31")
 BEFORE, WAITED = timedelta(hours=1), timedelta(hours=2)
 TTL = {"pair": timedelta(hours=6), "brief": timedelta(minutes=30), "fixed": None}
 KEYS = {"pair": ("a", "b"), "brief": ("a",), "fixed": ("n",)}
-FEATURES = {"pair": ("value", "note"), "brief": ("value",), "fixed": ("value",)}
+FEATURES = {"pair": ("value", "note", "flag"), "brief": ("value",), "fixed": ("value",)}
 REFERENCES = [f"{view}:{name}" for view, names in FEATURES.items() for name in names]
-KINDS = {"a": "string", "b": "string", "n": "bigint", "value": "double", "note": "string", "id": "string"}
-KINDS |= {"factor": "double", "at": "timestamp", "late": "int"}
+KINDS = {"a": "string", "b": "string", "n": "bigint", "value": "double", "note": "string", "flag": "boolean"}
+KINDS |= {"id": "string", "factor": "double", "at": "timestamp", "late": "int"}
 ARROW = {"string": pa.string(), "double": pa.float64(), "bigint": pa.int64(), "int": pa.int32()}
+ARROW |= {"boolean": pa.bool_()}
 T = datetime(2021, 1, 20, 12, tzinfo=UTC)  # prediction time of the planted events
 MICROSECOND = timedelta(microseconds=1)
+NAN = float("nan")
 
 
 def planted_values():
@@ -43,14 +45,29 @@ def planted_values():
         ("twice", T - hour, T - hour, 7.0),
         ("null-value", T - 2 * hour, T - 2 * hour, 666.0),
         ("null-value", T - hour, T - hour, None),  # known to be unknown
+        ("no-created", T - hour, T - hour - MICROSECOND, 666.0),
+        ("no-created", T - hour, None, 8.0),  # known from its event time on
+        ("no-created-late", T + MICROSECOND, None, 666.0),
     ]
-    rows = [
-        {"a": a, "b": "k", "event_timestamp": event, "created_timestamp": created, "value": value, "note": a}
-        for a, event, created, value in pair
-    ]
+    rows = [_pair(a, "k", value, a, event=event, created=created) for a, event, created, value in pair]
     for a, b, value in (("1", "12", 112.0), ("11", "2", 1102.0), (None, "k", 666.0), ("k", None, 666.0)):
-        rows.append({"a": a, "b": b, "event_timestamp": T, "created_timestamp": T, "value": value, "note": f"{a}/{b}"})
+        rows.append(_pair(a, b, value, f"{a}/{b}"))
+    # the last of each name is the greatest
+    rows += [
+        _pair("tied-value", "k", value, note) for value, note in ((None, "z"), (-7.0, None), (3.0, "b"), (7.0, "a"))
+    ]
+    rows += [_pair("tied-nan", "k", value, None) for value in (7.0, float("inf"), NAN)]
+    rows += [_pair("tied-zero", "k", value, note) for value, note in ((0.0, "1"), (-0.0, "2"), (0.0, "3"), (-0.0, "4"))]
+    rows += [_pair("tied-note", "k", 1.0, note) for note in (None, "", "B", "a", "é", "\uffff", "😀")]
+    rows += [_pair("tied-flag", "k", None, None, flag=flag) for flag in (None, False, True)]
+    # where a true flag marks deleted rows, this one counts before the greater
+    rows += [_pair("tied-deleted", "k", value, None, flag=value is None) for value in (None, 9.0)]
     return rows
+
+
+def _pair(a, b, value, note, *, flag=True, event=T, created=T):
+    content = {"value": value, "note": note, "flag": flag}
+    return {"a": a, "b": b, "event_timestamp": event, "created_timestamp": created, **content}
 
 
 def planted_events():
@@ -97,10 +114,13 @@ def random_cases(chance: random.Random):
     def value(view, keys):
         event = moment() - (timedelta(days=chance.choice([0, 300])) if view == "fixed" else timedelta(0))
         delay = chance.choice([0, 0, 0, 1, 6, 40, 300]) * grid
-        content = {"value": chance.randrange(9) if view == "fixed" else chance.choice([0.5, 1.5, -3.0, None])}
-        if view == "pair":
-            content["note"] = chance.choice(["s", "t", None])
-        return {**keys, "event_timestamp": event, "created_timestamp": event + delay, **content}
+        created = chance.choice([event + delay] * 9 + [None])
+        return {**keys, "event_timestamp": event, "created_timestamp": created, **content(view)}
+
+    def content(view):
+        numbers = list(range(9)) if view == "fixed" else [0.5, 1.5, -3.0, 0.0, -0.0, NAN, None]
+        words = {"note": chance.choice(["s", "t", "T", "é", "", None]), "flag": chance.choice([True, False, None])}
+        return {"value": chance.choice(numbers), **(words if view == "pair" else {})}
 
     values = {
         "pair": [value("pair", {"a": chance.choice(a), "b": chance.choice(b)}) for _ in range(900)],
@@ -109,6 +129,8 @@ def random_cases(chance: random.Random):
     }
     for rows in values.values():
         rows += chance.sample(rows, 40)  # exact repetitions
+    for view, rows in values.items():
+        rows += [row | content(view) for row in chance.choices(rows, k=len(rows) // 3)]  # ties
     events = [
         _event(
             f"random-{number}",
@@ -124,28 +146,51 @@ def random_cases(chance: random.Random):
     return values, events
 
 
-def answers(event, view, values):
-    """Return every answer that is right: the features of the rows that tie for last, or nothing."""
+def right(event, view, values):
+    """Return the answer that is right: the features of the last row that could be known, or nothing."""
     keys = KEYS[view]
     t = event["at"] - BEFORE
-    nothing = {tuple(None for _ in FEATURES[view])}
+    nothing = tuple(None for _ in FEATURES[view])
     if any(event[key] is None for key in keys):
         return nothing
     seen = [
         row
         for row in values
-        if all(row[key] == event[key] for key in keys) and row["event_timestamp"] <= t and row["created_timestamp"] <= t
+        if all(row[key] == event[key] for key in keys) and row["event_timestamp"] <= t and known(row) <= t
     ]
-    if not seen:
+    found = last(seen, view)
+    if found is None or (TTL[view] is not None and found["event_timestamp"] < t - TTL[view]):
         return nothing
-    last = max((row["event_timestamp"], row["created_timestamp"]) for row in seen)
-    if TTL[view] is not None and last[0] < t - TTL[view]:
-        return nothing
-    return {
-        tuple(row[feature] for feature in FEATURES[view])
-        for row in seen
-        if (row["event_timestamp"], row["created_timestamp"]) == last
-    }
+    return tuple(found[feature] for feature in FEATURES[view])
+
+
+def known(row):
+    """Return when a row was known: without a created time, from its event time on."""
+    return row["created_timestamp"] or row["event_timestamp"]
+
+
+def last(rows, view, deleted=None):
+    """Return which of one key's rows counts; None if there is none. The column ``deleted`` marks deleted rows."""
+
+    def worth(row):
+        mark = deleted is not None and row[deleted] is True
+        return row["event_timestamp"], known(row), mark, [weight(row[name]) for name in FEATURES[view]]
+
+    return max(rows, key=worth, default=None)
+
+
+def weight(value):
+    """Return a value as what compares with others as the engines do: null first, NaN last, text by its bytes."""
+    if value is None:
+        return (0,)
+    if value != value:
+        return (2,)
+    return (1, value.encode() if isinstance(value, str) else value)
+
+
+def plain(values):
+    """Return an answer with null for NaN, which pandas does not tell apart."""
+    return tuple(None if pd.isna(value) else value for value in values)
 
 
 def entity_rows(events):
@@ -162,7 +207,7 @@ def entity_rows(events):
 
 def answer(row, view):
     """Return a view's features in a row of Feast's answer with full names."""
-    return tuple(None if pd.isna(row[f"{view}__{name}"]) else row[f"{view}__{name}"] for name in FEATURES[view])
+    return plain(row[f"{view}__{name}"] for name in FEATURES[view])
 
 
 def check(joined, events, values):
@@ -171,7 +216,8 @@ def check(joined, events, values):
     for place, event in enumerate(events):
         for view in FEATURES:
             found = answer(joined[f"{event['id']}/{place}"], view)
-            assert found in answers(event, view, values[view]), f"{event['id']}, {view}: {found}"
+            wanted = plain(right(event, view, values[view]))
+            assert found == wanted, f"{event['id']}, {view}: {found} for {wanted}"
 
 
 def write(write_features, values, events, chance):

@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 import pytest
 from adin.connections import connection
 from adin.errors import ConfigError, DataError, ServiceError
-from adin.features import hdfs, offline_postgres, repo, store
+from adin.features import hdfs, offline_postgres, online, repo, store
 from adin.features.offline import Partition, offline
 from adin.problem import problem
 from adin.settings import ROOT
-from oracle import FEATURES, REFERENCES, WINDOW, T, all_cases, answer, check, entity_rows, write
+from oracle import FEATURES, REFERENCES, WINDOW, T, all_cases, answer, check, entity_rows, last, plain, write
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 from shop_rows import forget
@@ -390,12 +390,41 @@ def test_stock_materialize_reads_the_edition_by_sdk_and_by_command(
             load()
         found = feast.get_online_features(["fixed:value"], [{"n": n} for n in (1, 2, 3, 77)]).to_dict()
         for n, value in zip(found["n"], found["value"], strict=True):
-            last = max((row["event_timestamp"], row["created_timestamp"]) for row in rows if row["n"] == n)
-            assert value in {
-                row["value"]
-                for row in rows
-                if (row["n"], row["event_timestamp"], row["created_timestamp"]) == (n, *last)
-            }
+            assert value == last([row for row in rows if row["n"] == n], "fixed")["value"]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_what_is_online_after_a_load_is_what_training_would_know_now(
+    feast: Any, redis_server: RedisServer, name: str
+) -> None:
+    view = repo.domain("adin_scratch").view(name)
+    redis_server.ask("FLUSHALL")
+    online.materialize("adin_scratch", name, online.published_window("adin_scratch", name))
+    keyed = " AND ".join(f"{key} IS NOT NULL" for key in view.keys)
+    entities = f"SELECT DISTINCT {', '.join(view.keys)}, now() AS event_timestamp FROM {view.table} WHERE {keyed}"
+    wanted = {feature: f"{name}__{feature}" for feature in FEATURES[name]}
+    with offline_postgres.session() as cursor:
+        cursor.execute(offline_postgres.known(entities, [(replace(view, ttl=timedelta(0)), wanted)]))
+        rows = cursor.fetch_arrow_table().to_pylist()
+    keys = [{key: row[key] for key in view.keys} for row in rows]
+    found = feast.get_online_features([f"{name}:{feature}" for feature in FEATURES[name]], keys).to_dict()
+    assert len(rows) > 2
+    for place, row in enumerate(rows):
+        own = [each for each in VALUES[name] if all(each[key] == row[key] for key in view.keys)]
+        expected = plain(last(own, name)[feature] for feature in FEATURES[name])
+        assert answer(row, name) == expected
+        assert tuple(found[feature][place] for feature in FEATURES[name]) == expected
+
+
+def test_of_tied_rows_one_marked_as_deleted_counts(feast: Any) -> None:
+    view = replace(repo.domain("adin_scratch").view("pair"), ttl=timedelta(0), deleted="flag")
+    entities = "SELECT DISTINCT a, b, now() AS event_timestamp FROM adin_scratch.pair WHERE (a || b) IS NOT NULL"
+    with offline_postgres.session() as cursor:
+        cursor.execute(offline_postgres.known(entities, [(view, {name: f"pair__{name}" for name in FEATURES["pair"]})]))
+        rows = cursor.fetch_arrow_table().to_pylist()
+    for row in rows:
+        own = [each for each in VALUES["pair"] if (each["a"], each["b"]) == (row["a"], row["b"])]
+        assert answer(row, "pair") == plain(last(own, "pair", "flag")[name] for name in FEATURES["pair"])
 
 
 def test_the_store_is_reached_as_the_connection_says_and_nothing_secret_is_told(

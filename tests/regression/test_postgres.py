@@ -26,7 +26,7 @@ WINDOW = Window.parse("2021-01-01", "2021-03-31")
 TABLES = """
 DROP SCHEMA IF EXISTS adin_scratch CASCADE;
 CREATE SCHEMA adin_scratch;
-CREATE TABLE adin_scratch.pair (a text, b text, value float8, note text, event_timestamp timestamptz,
+CREATE TABLE adin_scratch.pair (a text, b text, value float8, note text, flag bool, event_timestamp timestamptz,
     created_timestamp timestamptz, day text);
 CREATE TABLE adin_scratch.brief (LIKE adin_scratch.pair);
 CREATE TABLE adin_scratch.fixed (n bigint, value bigint, event_timestamp timestamptz, created_timestamp timestamptz);

@@ -1,17 +1,19 @@
 """The point-in-time join of views that fit in memory: entity rows stream past them, and nothing is sorted or moved.
 
 A view becomes arrays, ordered by key and by when a row was available; beside each place stands the greatest (event
-time, created time, hash) seen by then of its key. An entity row finds its place by binary search.
+time, created time, features) seen by then of its key. An entity row finds its place by binary search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from adin.features.ties import deciding, ordered
 
 if TYPE_CHECKING:
     from adin.features.repo import View
@@ -23,12 +25,10 @@ class Seen:
     """What is known of each key of a view, at any time.
 
     :param rows: the view's keys, event time, created time and features; those without a key or an event time stand for
-        nothing.
-    :param hashes: returns the hash of each of some rows, which decides between rows of the same key and times; it is
-        asked for those only.
+        nothing. Without a created time they are known from their event time on.
     """
 
-    def __init__(self, view: View, rows: pa.Table, hashes: Callable[[pa.Table], np.ndarray]) -> None:
+    def __init__(self, view: View, rows: pa.Table) -> None:
         for name in (*view.keys, view.event):
             if rows[name].null_count:
                 rows = rows.filter(rows[name].is_valid())
@@ -37,6 +37,7 @@ class Seen:
         self._features = rows.select([name for name, _ in view.features])
         self._event = micros(rows[view.event])
         created = micros(rows[view.created])
+        created = np.where(created == _NEVER, self._event, created)
         self._keys: list[pa.Array] = []
         code = np.zeros(len(rows), np.int64)
         for name in view.keys:
@@ -46,12 +47,7 @@ class Seen:
         self._codes, code = np.unique(code, return_inverse=True)
         known = np.maximum(self._event, created)
         self._clock = Clock(known, len(self._codes))
-        by_worth = np.lexsort((created, self._event, code))
-        tied = _tied(code[by_worth], self._event[by_worth], created[by_worth])
-        if tied.any():
-            told = np.zeros(len(rows), np.int64)
-            told[by_worth[tied]] = hashes(rows.take(by_worth[tied]))
-            by_worth = np.lexsort((told, created, self._event, code))
+        by_worth = ordered((code, self._event, created), deciding(view, rows))
         worth = np.empty_like(by_worth)
         worth[by_worth] = np.arange(len(worth))
         place = code * self._clock.span + self._clock.read(known)
@@ -113,12 +109,6 @@ class Clock:
         if self._ranks is not None:
             return np.searchsorted(self._ranks, at, side="right") - 1
         return np.clip((at - self._first) // self._unit, -1, self.span - 1)
-
-
-def _tied(*columns: np.ndarray) -> np.ndarray:
-    """Tell of each of some sorted rows whether one beside it is the same."""
-    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-    return np.append(same, False) | np.append(False, same)
 
 
 def micros(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -217,7 +217,7 @@ def _ensure_table(cursor: Any, view: View, columns: Mapping[str, str]) -> None:
         cursor.execute(f"CREATE TABLE {table} ({listed})")
         cursor.execute(f"CREATE INDEX ON {table} (day)")
         if view.keys:
-            order = [*map(quoted, view.keys), f"{quoted(view.event)} DESC", f"{quoted(view.created)} DESC"]
+            order = [*map(quoted, view.keys), f"{quoted(view.event)} DESC", f"({_created(view)}) DESC"]
             cursor.execute(f"CREATE INDEX ON {table} ({', '.join(order)})")
         return
     steps = [f"DROP COLUMN {quoted(name)}" for name in found if name not in wanted]
@@ -328,18 +328,28 @@ def known(
 
 
 def _newest(view: View, at: str) -> str:
-    """Return the query of the newest row an event could know; ties have one answer, by the row's hash."""
+    """Return the query of the newest row an event could know; ties have one answer, as :mod:`.ties` has it."""
     features = ", ".join(f"known.{quoted(name)}" for name, _ in view.features)
-    event, created, asked = f"known.{quoted(view.event)}", f"known.{quoted(view.created)}", f"events.{quoted(at)}"
+    event, created, asked = f"known.{quoted(view.event)}", _created(view, "known."), f"events.{quoted(at)}"
     limits = [f"known.{quoted(key)} = events.{quoted(key)}" for key in view.keys]
     limits += [f"{event} <= {asked}", f"{created} <= {asked}"]
     if view.ttl:
         limits.append(f"{event} >= {asked} - interval '{view.ttl.total_seconds()} seconds'")
-    tie = f"hashtextextended(({features})::text, 0)" if len(view.features) > 1 else features
+    order = [f"{event} DESC", f"{created} DESC"]
+    order += [f"known.{quoted(view.deleted)} IS TRUE DESC"] if view.deleted else []
+    for name, kind in view.features:
+        by_bytes = '::text COLLATE "C"' if kind == "String" else ""
+        order.append(f"known.{quoted(name)}{by_bytes} DESC NULLS LAST")
     return (
         f"SELECT {features} FROM {quoted(view.table)} known WHERE {' AND '.join(limits)} "
-        f"ORDER BY {event} DESC, {created} DESC, {tie} LIMIT 1"
+        f"ORDER BY {', '.join(order)} LIMIT 1"
     )
+
+
+def _created(view: View, of: str = "") -> str:
+    """Return when a row was known: without a created time, from its event time on."""
+    event, created = of + quoted(view.event), of + quoted(view.created)
+    return event if created == event else f"coalesce({created}, {event})"
 
 
 def check_tables(cursor: Any, tables: Iterable[str]) -> None:

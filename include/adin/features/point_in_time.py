@@ -7,16 +7,14 @@ in memory are looked up row by row (:mod:`.as_of`); others are joined by one sor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
-import numpy as np
 import pyarrow as pa
 from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from adin.features import as_of
+from adin.features import as_of, ties
 from adin.features.as_of import Seen, micros
 from adin.features.repo import View
 from adin.features.scan import collect
@@ -24,6 +22,7 @@ from adin.settings import settings
 
 # the Python of Spark's workers has Arrow and numpy, not necessarily this package
 cloudpickle.register_pickle_by_value(as_of)
+cloudpickle.register_pickle_by_value(ties)
 
 
 def join(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str = "prediction_time") -> DataFrame:
@@ -49,11 +48,8 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
     """Join as :func:`join` does, with all rows of the views in the memory of each Python worker."""
     fields, seen = list(entities.schema.fields), []
     for view, rows in views:
-        features = [name for name, _ in view.features]
-        wanted = dict.fromkeys([*view.keys, view.event, view.created, *features])
-        chosen = rows.select(*wanted)
-        seen.append((view.keys, Seen(view, collect(chosen), partial(_hashes, chosen.select(*features)))))
-        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name in features]
+        seen.append((view.keys, Seen(view, collect(rows.select(*view.columns)))))
+        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name, _ in view.features]
     names = [field.name for field in fields]
 
     def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -67,10 +63,11 @@ def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, a
     return entities.mapInArrow(add, T.StructType(fields))
 
 
-def _hashes(features: DataFrame, rows: pa.Table) -> np.ndarray:
-    """Return the hash of each row's features, as :func:`by_sorting` has it."""
-    some = features.sparkSession.createDataFrame(rows.select(features.columns), features.schema)
-    return some.select(F.xxhash64(*features.columns)).toArrow().column(0).to_numpy()
+def worth(view: View) -> list[Column]:
+    """Return what decides which of a key's rows counts, as :mod:`.ties` has it: the greatest, null being the lowest."""
+    marks = [F.col(view.deleted).cast("boolean").eqNullSafe(True).alias("_deleted")] if view.deleted else []
+    created = F.coalesce(view.created, view.event).alias("_created")
+    return [F.col(view.event).alias("_event"), created, *marks, *(F.col(name) for name, _ in view.features)]
 
 
 def _keyed(view: View) -> Column:
@@ -89,16 +86,11 @@ def by_sorting(entities: DataFrame, values: DataFrame, view: View, *, at: str) -
     """Join one view as :func:`join` does, by one sort.
 
     Feature rows and entity rows are put into one list per key, ordered by when a row was available, and each entity row
-    takes the greatest (event time, created time, hash) seen so far.
+    takes the greatest (event time, created time, features) seen so far.
     """
     names = [name for name, _ in view.features]
     keyed = _keyed(view)
-    value = F.struct(
-        F.col(view.event).alias("_event"),
-        F.col(view.created).alias("_created"),
-        F.xxhash64(*names).alias("_hash"),
-        *names,
-    )
+    value = F.struct(*worth(view))
     empty = F.lit(None)
     keys = [F.col(key) for key in view.keys]
     entity_row = F.struct(*entities.columns)

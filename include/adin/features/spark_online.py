@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from adin.connections import Connection
+from adin.features.point_in_time import worth
 from adin.features.repo import View
 from adin.features.writer import Newest
 from adin.features.writer import write as write_rows
@@ -35,12 +36,9 @@ def write(rows: DataFrame, view: View, conn: Connection, project: str) -> tuple[
         newest.finish()
         yield pa.RecordBatch.from_pydict({"keys": [keys], "written": [written]})
 
-    order = Window.partitionBy(*view.keys).orderBy(F.desc_nulls_last(view.event), F.desc_nulls_last(view.created))
-    ranked = (
-        rows.select(*view.columns).dropna(subset=[*view.keys, view.event]).withColumn("_rank", F.rank().over(order))
-    )
-    # rows with the same times stay: their hash decides, which only the writer knows
-    newest = ranked.where(F.col("_rank") == 1).drop("_rank")
+    order = Window.partitionBy(*view.keys).orderBy(*(each.desc_nulls_last() for each in worth(view)))
+    keyed = rows.select(*view.columns).dropna(subset=[*view.keys, view.event])
+    newest = keyed.withColumn("_place", F.row_number().over(order)).where("_place = 1").drop("_place")
     sent = newest.mapInArrow(send, "keys long, written long")
     found = sent.agg(F.sum("keys").alias("keys"), F.sum("written").alias("written")).collect()[0]
     return int(found["keys"] or 0), int(found["written"] or 0)

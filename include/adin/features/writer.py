@@ -1,8 +1,9 @@
 """Rows into the online store: the newest row of each entity, unless a newer one is there.
 
 A row replaces the stored one if its event time is later, or the same but it became known later, or all is the same but
-its values: then the table was made anew by another rule. An older row never overwrites. Nulls are values. A row marked
-as deleted takes the view's values of its entity away and leaves a mark, so that an older row does not bring them back.
+its values: then the table was made anew by another rule. Of rows given together with the same times that one counts
+which training takes (:mod:`.ties`). An older row never overwrites. Nulls are values. A row marked as deleted takes the
+view's values of its entity away and leaves a mark, so that an older row does not bring them back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 
 from adin.connections import Connection, connection
 from adin.errors import DataError
-from adin.features import codec, shards
+from adin.features import codec, shards, ties
 from adin.features.repo import View
 from adin.settings import settings
 
@@ -81,8 +82,9 @@ def write(
     :raises DataError: a column is missing or does not fit its type.
     :raises ServiceError: Redis does not answer; write again, what was written already stays right.
     """
-    rows = _rows(view, keyed(view, table), project)
-    places = _newest_places(rows)
+    given = keyed(view, table)
+    rows = _rows(view, given, project)
+    places = _newest_places(view, given, rows)
     conn, size, written = conn or connection("feast"), settings().online_batch, 0
 
     def write_batch(start: int) -> tuple[int, int]:
@@ -136,7 +138,7 @@ def compare(view: View, table: pa.Table, *, session: shards.Shards) -> Compared:
     :raises ServiceError: Redis does not answer.
     """
     rows = _rows(view, table)
-    places = _newest_places(rows)
+    places = _newest_places(view, table, rows)
     found = [_newer(view, batch, session) for batch in _batches(rows, places)]
     newer, events = (np.concatenate(each) for each in zip(*found, strict=True))
     # the newest rows stand in the order of the codes
@@ -194,7 +196,7 @@ class Newest:
         if not self._held:
             return
         table = pa.concat_tables(self._held, promote_options="permissive")
-        places = _newest_places(_rows(self._view, table, self._project))
+        places = _newest_places(self._view, table, _rows(self._view, table, self._project))
         self._held = [table if len(places) == len(table) else table.take(pa.array(places))]
         self._newest, self._waiting = len(places), 0
 
@@ -213,7 +215,7 @@ def newest(view: View, table: pa.Table) -> pa.Table:
     """Return the row of each key that would be online after all these were written; none of a deleted entity."""
     rows = keyed(view, table)
     found = _rows(view, rows)
-    places = _newest_places(found)
+    places = _newest_places(view, rows, found)
     return rows.take(pa.array(places[~found.deleted[places]]))
 
 
@@ -225,13 +227,9 @@ def _rows(view: View, table: pa.Table, project: str | None = None) -> _Rows:
     if view.deleted:
         marked = codec.cast(table[view.deleted], "Bool", name=view.deleted).fill_null(False)
         hashes = np.where(np.asarray(marked), codec.DELETED, hashes)
-    return _Rows(
-        codec.entity_keys(keys, project or settings().project),
-        values,
-        _micros(table[view.event]),
-        _micros(table[view.created]),
-        hashes,
-    )
+    event, created = _micros(table[view.event]), _micros(table[view.created])
+    created = np.where(created == codec.NO_TIME, event, created)
+    return _Rows(codec.entity_keys(keys, project or settings().project), values, event, created, hashes)
 
 
 def _micros(column: Any) -> np.ndarray:
@@ -242,13 +240,16 @@ def _micros(column: Any) -> np.ndarray:
     return np.asarray(micros.fill_null(codec.NO_TIME))
 
 
-def _newest_places(rows: _Rows) -> np.ndarray:
-    """Return the place of the newest row of each key; of equals, that with the greatest hash."""
+def _newest_places(view: View, table: pa.Table, rows: _Rows) -> np.ndarray:
+    """Return the place of the newest row of each key.
+
+    :param table: the same rows as they were given: where all times are the same, uncast values decide as in training.
+    """
     found = rows.keys.dictionary_encode()
     if len(found.dictionary) == len(found):
         return np.arange(len(found))
     codes = np.asarray(found.indices)
-    order = np.lexsort((rows.hashes, rows.created, rows.event, codes))
+    order = ties.ordered((codes, rows.event, rows.created), ties.deciding(view, table))
     last = np.flatnonzero(np.diff(codes[order], append=-1))
     return order[last]
 

@@ -38,7 +38,7 @@ def table(rows: list) -> pa.Table:
 
 def oracle(rows: list, key: tuple, moment: int, ttl: int) -> int | None:
     known = [
-        (event, -1 if created is None else created, value)
+        (event, event if created is None else created, value)
         for own, event, created, value in rows
         if own == key and event <= moment and (created is None or created <= moment)
     ]
@@ -52,7 +52,7 @@ def oracle(rows: list, key: tuple, moment: int, ttl: int) -> int | None:
 @example([(("1", 1), 3, 3, 7), (("1", 1), 0, 5, 9)], [(("1", 1), 6)], 0)  # known last, but of an earlier event
 def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, ttl):
     view = View("v", "t", ("a", "n"), (("value", "Int64"),), timedelta(minutes=ttl), event="event", created="created")
-    seen = Seen(view, table(rows), lambda tied: np.asarray(tied["value"]))
+    seen = Seen(view, table(rows))
     keys = [pa.array([key[n] for key, _ in asked], kind) for n, kind in enumerate(KINDS.values())]
     moments = micros(pa.array([at(moment) for _, moment in asked], pa.timestamp("us", "UTC")))
     (found,) = seen.take(seen.find(keys, moments))
@@ -62,7 +62,7 @@ def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, 
 @pytest.mark.flow(2, 3)
 def test_a_row_that_asks_for_no_time_finds_nothing():
     view = View("v", "t", ("a", "n"), (("value", "Int64"),), event="event", created="created")
-    seen = Seen(view, table([(("1", 1), 0, 0, 5)]), lambda tied: np.asarray(tied["value"]))
+    seen = Seen(view, table([(("1", 1), 0, 0, 5)]))
     nothing = micros(pa.array([None], pa.timestamp("us", "UTC")))
     assert seen.find([pa.array(["1"]), pa.array([1])], nothing).to_pylist() == [None]
     assert seen.find([pa.array(["1"]), pa.array([1])], np.array([2**60])).to_pylist() == [0]

@@ -8,7 +8,7 @@ import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64, Int64, String, UnixTimestamp
+from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 
 
 def hive(table: str) -> SparkSource:
@@ -28,7 +28,7 @@ pair = FeatureView(
     name="pair",
     entities=[a, b],
     ttl=timedelta(hours=6),
-    schema=[Field(name="value", dtype=Float64), Field(name="note", dtype=String)],
+    schema=[Field(name="value", dtype=Float64), Field(name="note", dtype=String), Field(name="flag", dtype=Bool)],
     source=hive("pair"),
 )
 brief = FeatureView(

@@ -1,0 +1,146 @@
+"""Rows with the same key and times, mixed with others: training and serving take the one the oracle takes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from adin.features import codec, online
+from adin.features.repo import View
+from adin.features.writer import Newest, newest
+from adin.settings import settings
+from oracle import ARROW, FEATURES, KEYS, all_cases, last, plain, weight
+from redis_server import RedisServer
+from spark_session import spark_session
+
+if TYPE_CHECKING:  # the ML environment has no pyspark
+    from pyspark.sql import DataFrame, SparkSession
+
+pytestmark = pytest.mark.flow(2, 3, 9)
+SEEDS = range(3)
+VIEW = View(
+    name="pair",
+    table="",
+    keys=("a", "b"),
+    features=(("value", "Float64"), ("note", "String"), ("flag", "Bool")),
+    key_types=(("a", "String"), ("b", "String")),
+)
+KINDS = {"a": "string", "b": "string", "value": "double", "note": "string", "flag": "boolean"}
+TIMES = {name: pa.timestamp("us", "UTC") for name in ("event_timestamp", "created_timestamp")}
+SCHEMA = pa.schema({name: ARROW[kind] for name, kind in KINDS.items()} | TIMES)
+
+
+def shuffled(seed: int) -> pa.Table:
+    """The oracle's rows of the view, in an order of chance."""
+    rows = all_cases(seed)[0]["pair"]
+    return pa.Table.from_pylist(random.Random(seed).sample(rows, len(rows)), SCHEMA)
+
+
+def by_key(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The rows of each entity."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["a"] is not None and row["b"] is not None:
+            found.setdefault((row["a"], row["b"]), []).append(row)
+    return found
+
+
+def expected(table: pa.Table, view: View = VIEW) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """What the oracle takes of each entity once all is known."""
+    found = {}
+    for key, rows in by_key(table.to_pylist()).items():
+        best = last(rows, "pair", view.deleted or None)
+        found[key] = tuple(best[name] for name in FEATURES["pair"])
+    return found
+
+
+def weighed(answers: dict[tuple[str, str], tuple[Any, ...]]) -> dict[tuple[str, str], list[Any]]:
+    """Answers that can be compared: NaN differs from itself."""
+    return {key: [weight(value) for value in values] for key, values in answers.items()}
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    redis_server.ask("FLUSHALL")
+    yield redis_server
+    settings.cache_clear()
+
+
+def stored(redis: RedisServer, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """What is online of some entities, and of no other."""
+    content = {key: fields for key, fields in redis.content().items() if b"_ts:pair" in fields}
+    found = {}
+    for key in keys:
+        types = {name: ("String", value) for name, value in zip(KEYS["pair"], key, strict=True)}
+        fields = content.pop(codec.entity_key(types, "bakery"))
+        found[key] = plain(
+            codec.decode([fields[codec.field_name("pair", name)]], kind)[0] for name, kind in VIEW.features
+        )
+    assert not content
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("waiting", [100, 10_000], ids=["in pieces", "at once"])
+def test_a_load_in_one_process_takes_the_oracles_row(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, seed: int, waiting: int
+) -> None:
+    monkeypatch.setattr("adin.features.writer._WAITING", waiting)
+    table, wanted = shuffled(seed), expected(shuffled(seed))
+
+    def write(rows: pa.Table) -> None:
+        online.write(VIEW, rows, conn=redis.connection, project="bakery")
+
+    loaded = Newest(VIEW, write)
+    for start in range(0, len(table), 50):
+        loaded.add(table.slice(start, 50))
+    loaded.finish()
+    assert stored(redis, wanted) == {key: plain(values) for key, values in wanted.items()}
+    replayed = newest(VIEW, table).to_pylist()
+    found = {(row["a"], row["b"]): tuple(row[name] for name in FEATURES["pair"]) for row in replayed}
+    assert weighed(found) == weighed(wanted)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADIN_CONN_SPARK", "spark://?namenode=hdfs%3A%2F%2F127.0.0.1%3A1")
+        with spark_session(tmp_path_factory.mktemp("warehouse"), partitions=2) as session:
+            yield session
+
+
+def frame(spark: SparkSession, table: pa.Table, folder: Path) -> DataFrame:
+    pq.write_table(table, folder / "rows.parquet")
+    return spark.read.parquet(str(folder / "rows.parquet"))
+
+
+@pytest.mark.parametrize("view", [VIEW, replace(VIEW, deleted="flag")], ids=["plain", "with deleted rows"])
+def test_spark_puts_the_oracles_row_online_and_both_its_joins_give_it_to_training(
+    redis: RedisServer, spark: SparkSession, tmp_path: Path, view: View
+) -> None:
+    from adin.features import point_in_time, spark_online
+
+    table, wanted = shuffled(0), expected(shuffled(0), view)
+    rows = frame(spark, table, tmp_path)
+    spark_online.write(rows, view, redis.connection, "bakery")
+    online_now = {key: values for key, values in wanted.items() if not view.deleted or values[2] is not True}
+    assert stored(redis, online_now) == {key: plain(values) for key, values in online_now.items()}
+    now = datetime(2022, 1, 1, tzinfo=UTC)
+    asked = [(*key, now) for key in wanted]
+    entities = spark.createDataFrame(asked, "a string, b string, prediction_time timestamp")
+    chosen = ["a", "b", *(f"pair__{name}" for name in FEATURES["pair"])]
+    for joined in (
+        point_in_time.by_sorting(entities, rows, view, at="prediction_time"),
+        point_in_time.in_memory(entities, [(view, rows)], at="prediction_time"),
+    ):
+        found = joined.select(chosen).toArrow().to_pylist()
+        assert len(found) == len(wanted)
+        answers = {(row["a"], row["b"]): tuple(row[name] for name in chosen[2:]) for row in found}
+        assert weighed(answers) == weighed(wanted)
