@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from adin.connections import connection, trying
 from adin.features import store
-from oracle import FEATURES, REFERENCES, T, all_cases, answer, check, entity_rows, write
+from adin.settings import settings
+from oracle import FEATURES, REFERENCES, TTL, T, all_cases, answer, check, entity_rows, write
 
 pytestmark = [pytest.mark.flow(2, 3), pytest.mark.usefixtures("scratch")]
 
@@ -52,6 +53,48 @@ def joined(feast, events):
 
 def test_there_is_one_row_for_each_entity_row_and_each_is_what_the_oracle_finds(joined, events):
     check(joined, events, all_cases(3)[0])
+
+
+@pytest.mark.parametrize("memory", ["32", "0"], ids=["in memory", "by sorting"])
+def test_ties_have_one_answer_whatever_the_order_of_the_features_asked_for(feast, joined, events, memory, monkeypatch):
+    monkeypatch.setenv("ADIN_JOIN_MEMORY_MB", memory)
+    settings.cache_clear()
+
+    def asked(references):
+        found = feast.get_historical_features(entity_rows(events), references, full_feature_names=True).to_df()
+        return {row["id"]: row for row in found.to_dict("records")}
+
+    try:
+        again, alone = asked(REFERENCES[::-1]), asked(["pair:note"])
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    for name, row in joined.items():
+        assert [answer(row, view) for view in FEATURES] == [answer(again[name], view) for view in FEATURES]
+        assert answer(row, "pair") == answer(row | alone[name], "pair")
+
+
+def test_partitions_are_chosen_in_the_sources_own_form_of_a_day(feast, joined, events, tmp_path):
+    from feast import Entity, FeatureView, Field, ValueType
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+    from feast.types import Float64
+
+    source = SparkSource(
+        name="compact",
+        query="SELECT *, date_format(event_timestamp, 'yyyyMMdd') AS yyyymmdd FROM adin_scratch.brief",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        date_partition_column="yyyymmdd",
+        date_partition_column_format="%Y%m%d",
+    )
+    a = Entity(name="a", join_keys=["a"], value_type=ValueType.STRING)
+    schema = [Field(name="value", dtype=Float64)]
+    extra = {"registry": f"sqlite:///{tmp_path / 'registry.db'}"}
+    other = store.feature_store(replace(connection("feast"), extra=extra), offline=True)
+    other.apply([a, FeatureView(name="compact", entities=[a], schema=schema, source=source, ttl=TTL["brief"])])
+    found = other.get_historical_features(entity_rows(events), ["compact:value"]).to_df().to_dict("records")
+    expected = {name: answer(row, "brief") for name, row in joined.items()}
+    assert {row["id"]: answer({"brief__value": row["value"]}, "brief") for row in found} == expected
 
 
 def test_composite_keys_that_read_alike_when_strung_together_are_kept_apart(joined):

@@ -9,7 +9,6 @@ faults: feast-dev/feast#6615, docs/offline-store.md.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from adin.errors import ConfigError
-from adin.features import point_in_time, repo
+from adin.features import point_in_time
 from adin.features.feast_request import Request, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,7 +77,7 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
         asked = list(rows.columns)
         wanted = request.wanted(asked)
         first, last = _span(rows, at)
-        views = [(_only(each), _values(session, each, first, last)) for each in wanted]
+        views = [(each.view, _values(session, each, first, last)) for each in wanted]
         chosen = [
             F.col(f"{each.view.name}__{name}").alias(column) for each in wanted for name, column in each.columns.items()
         ]
@@ -104,20 +103,17 @@ def _span(rows: DataFrame, at: str) -> tuple[datetime | None, datetime | None]:
     return first, last
 
 
-def _only(wanted: Wanted) -> repo.View:
-    """Return the view with no other features than are asked for: what a view has besides is not read."""
-    kinds = dict(wanted.view.features)
-    return replace(wanted.view, features=tuple((name, kinds[name]) for name in wanted.columns))
-
-
 def _values(session: SparkSession, wanted: Wanted, first: datetime | None, last: datetime | None) -> DataFrame:
-    """Return the rows an entity row may see, by partitions where the source has them."""
+    """Return the rows an entity row may see, by partitions where the source has them.
+
+    All features are read, for all decide which of tied rows counts.
+    """
     view, source = wanted.view, wanted.source
     rows = session.sql(f"SELECT * FROM {source.get_table_query_string()}")  # noqa: S608 - Feast's own text
     day = getattr(source, "date_partition_column", None)
     if day and first and last:
-        rows = rows.where(F.col(day) <= f"{last:%Y-%m-%d}")
+        form = getattr(source, "date_partition_column_format", "") or "%Y-%m-%d"
+        rows = rows.where(F.col(day) <= last.strftime(form))
         if view.ttl:
-            rows = rows.where(F.col(day) >= f"{first - view.ttl:%Y-%m-%d}")
-    names = [*view.keys, view.event, view.created, *wanted.columns]
-    return rows.select(*dict.fromkeys(names))
+            rows = rows.where(F.col(day) >= (first - view.ttl).strftime(form))
+    return rows.select(*view.columns)
