@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adin.errors import DataError
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 class HiveStore:
     """See :class:`adin.features.offline.OfflineStore`."""
 
-    code = tuple(sorted((ROOT / "include" / "spark").glob("*.py")))
+    code = (
+        *sorted((ROOT / "include" / "spark").glob("*.py")),
+        *(Path(__file__).with_name(f"{name}.py") for name in ("as_of", "point_in_time", "ties")),
+    )
 
     def partitions(self, table: str) -> dict[str, Partition]:
         """Return the partitions the metastore has."""
