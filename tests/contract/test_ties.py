@@ -108,6 +108,30 @@ def test_a_load_in_one_process_takes_the_oracles_row(
     assert weighed(found) == weighed(wanted)
 
 
+def test_a_load_that_may_hold_few_rows_takes_the_oracles_row_too(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_HELD", "3")
+    monkeypatch.setattr("adin.features.writer._WAITING", 20)
+    settings.cache_clear()
+    rows, wanted = shuffled(0).to_pylist(), expected(shuffled(0))
+    handed: list[int] = []
+
+    def write(table: pa.Table) -> None:
+        handed.append(len(table))
+        online.write(VIEW, table, conn=redis.connection, project="bakery")
+
+    loaded = Newest(VIEW, write)
+    days = sorted({row["event_timestamp"].date() for row in rows}, reverse=True)
+    for day in days:
+        some = pa.Table.from_pylist([row for row in rows if row["event_timestamp"].date() == day], SCHEMA)
+        for start in range(0, len(some), 15):
+            loaded.add(some.slice(start, 15))
+    loaded.finish()
+    assert len(handed) > 3
+    assert stored(redis, wanted) == {key: plain(values) for key, values in wanted.items()}
+
+
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with pytest.MonkeyPatch.context() as patch:

@@ -62,7 +62,7 @@ class OfflineStore(Protocol):
         ...
 
     def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pyarrow.Table]:
-        """Return the published rows of some days, a bounded number at a time.
+        """Return the published rows of some days, one day after another, a bounded number at a time.
 
         :raises DataError: what was published can no longer be read.
         """

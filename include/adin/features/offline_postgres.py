@@ -76,15 +76,15 @@ class PostgresStore:
         return new, changed
 
     def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pa.Table]:
-        """Return the rows of some days by batches."""
+        """Return the rows by batches, day after day."""
         if not days:
             return
         chosen = ", ".join(map(quoted, columns))
-        listed = ", ".join(map(_text, days))
         with session() as cursor:
-            cursor.execute(f"SELECT {chosen} FROM {quoted(view.table)} WHERE day IN ({listed})")
-            for batch in cursor.fetch_record_batch():
-                yield pa.Table.from_batches([batch])
+            for day in days:
+                cursor.execute(f"SELECT {chosen} FROM {quoted(view.table)} WHERE day = {_text(day)}")
+                for batch in cursor.fetch_record_batch():
+                    yield pa.Table.from_batches([batch])
 
     def training_set(self, spec: Problem, window: Window, table: str, key: str) -> dict[str, Any]:
         """Join by one statement: for each event the newest row of each view it could know."""

@@ -25,6 +25,7 @@ from adin.settings import settings
 
 #: Rows that may wait before they are reduced to the newest of each key.
 _WAITING = 1_000_000
+_DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def put(compared: Compared, *, session: shards.Shards) -> int:
 class Newest:
     """Takes tables of a view's rows, and hands on the newest row of each key; holds a bounded number of rows.
 
-    What it hands on in one table is unique by key. Beyond the setting ``online_held`` it hands on what it has: a key
-    may then come again, which the writer sorts out.
+    What it hands on in one table is unique by key. Beyond the setting ``online_held`` it hands on what it has once a
+    day's rows have ended: a key may then come again, which the writer sorts out, but not with the same times.
 
     :param hand_on: takes a table of rows.
     :param project: Feast's project; default the setting.
@@ -174,16 +175,21 @@ class Newest:
         self._held: list[pa.Table] = []
         self._waiting = 0
         self._newest = 0
+        self._day = 0
 
     def add(self, table: pa.Table) -> None:
-        """Take rows; those without a key are dropped."""
+        """Take rows, day by day; those without a key are dropped."""
         rows = keyed(self._view, table)
+        if not rows.num_rows:
+            return
+        day = int(_micros(rows[self._view.event].slice(0, 1))[0]) // _DAY
+        if day != self._day and self._newest > settings().online_held:
+            self.finish()
+        self._day = day
         self._held.append(rows)
         self._waiting += rows.num_rows
         if self._waiting > max(_WAITING, self._newest):
             self._reduce()
-        if self._newest > settings().online_held:
-            self.finish()
 
     def finish(self) -> None:
         """Hand on what is held."""
