@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from adin.commands.features import app
-from adin.errors import DataError, ServiceError
+from adin.errors import ConflictError, DataError, ServiceError
 from adin.features import lease, offline_postgres, online, repo, shards, store
 from adin.settings import settings
 from adin.window import Window
@@ -259,10 +259,12 @@ def test_a_load_whose_lease_went_to_another_one_writes_no_more_and_leaves_it_to_
         redis_server.ask("SET", key, "another")
         time.sleep(1.5)
 
-    with pytest.raises(ServiceError, match="prices was held up"):
+    with pytest.raises(ConflictError, match="prices was held up"):
         online.materialize("shop", "prices", window(1, 3), tell=be_late)
     assert np.isnan(level()) and redis_server.ask("GET", key) == b"another"
     redis_server.ask("DEL", key)
+    monkeypatch.undo()
+    forget()
     online.materialize("shop", "prices", window(1, 3))
     assert level() == 2
 
@@ -276,5 +278,5 @@ def test_a_load_that_cannot_prolong_its_lease_holds_it_no_longer_than_it_said(
     with lease.alone("prices", "long") as held:
         held()
         time.sleep(1.5)
-        with pytest.raises(ServiceError, match="Run it again"):
+        with pytest.raises(ConflictError, match="Run it again"):
             held()

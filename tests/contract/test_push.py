@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import io
 import json
+import math
 import socket
 import socketserver
 import threading
@@ -446,30 +447,52 @@ def a_load_on_its_way() -> Iterator[Callable[[], int]]:
         yield lambda: online.put(compared, session=session)
 
 
-def test_a_pushed_row_that_a_load_on_its_way_overwrites_comes_back_once(
-    surroundings: Connection, secret: str, limited: Any
-) -> None:
-    limited(push_recheck_seconds=2)
+def fall_due() -> None:
+    """Let all that is to be compared once more be so now."""
+    with shards.Shards() as session:
+        for entry in waiting():
+            recent.add("origin_2h", entry, time.time(), session)
+
+
+def test_a_pushed_row_that_a_load_on_its_way_overwrites_comes_back_once(surroundings: Connection, secret: str) -> None:
     with served(surroundings) as address, a_load_on_its_way() as load:
         assert counts(Caller(address, secret).push([row("JFK", departures=2)]))[0] == 1
         load()
         assert stored()["departures"] == 1
+        fall_due()
         until(lambda: stored()["departures"] == 2)
         until(lambda: not waiting())
 
 
+def test_rows_fall_due_some_seconds_after_their_push(alice: Caller, limited: Any) -> None:
+    limited(push_recheck_seconds=1)
+    alice.push([row("JFK")])
+    until(lambda: not waiting())
+
+
 def test_pushed_rows_are_compared_once_more_when_the_service_ends_and_later_by_the_next(
-    surroundings: Connection, secret: str, limited: Any
+    surroundings: Connection, secret: str
 ) -> None:
-    limited(push_recheck_seconds=10)
     with a_load_on_its_way() as load:
         with served(surroundings) as address:
             Caller(address, secret).push([row("JFK", departures=2)])
             load()
         assert stored()["departures"] == 2
         load()
+        fall_due()
         with served(surroundings):
             until(lambda: stored()["departures"] == 2)
+
+
+def test_a_correction_with_the_same_times_is_not_undone_by_comparing_once_more(
+    surroundings: Connection, alice: Caller
+) -> None:
+    known = (AT + timedelta(minutes=5)).isoformat()
+    for departures in (9, 3):
+        alice.push([row("JFK", departures=departures, created_timestamp=known)])
+    assert stored()["departures"] == 3
+    assert Pusher(State(surroundings)).recheck(everything=True) == {}
+    assert stored()["departures"] == 3
 
 
 def test_pushed_rows_are_compared_once_more_after_the_service_was_killed(surroundings: Connection, secret: str) -> None:
@@ -491,7 +514,7 @@ def test_a_row_pushed_under_another_definition_is_not_compared_and_keeps_none_fr
 ) -> None:
     odd = stream(pa.table({"origin": ["JFK"], "gone": [1]}))
     with a_load_on_its_way() as load, shards.Shards() as session:
-        recent.add("origin_2h", odd, time.time() + 60, session)
+        recent.add("origin_2h", odd, time.time() + 3600, session)
         alice.push([row("JFK", departures=2)])
         load()
         assert Pusher(State(surroundings)).recheck(everything=True) == {"origin_2h": 1}
@@ -505,7 +528,7 @@ def test_a_row_pushed_under_another_definition_is_not_compared_and_keeps_none_fr
 def waiting() -> list[bytes]:
     """Return what is to be compared once more."""
     with shards.Shards() as session:
-        return recent.due(["origin_2h"], float("inf"), session).get("origin_2h", [])
+        return [entry for part in recent.due("origin_2h", math.inf, session, forget=False) for entry in part]
 
 
 def test_every_request_is_in_an_audit_log_that_cannot_be_changed_and_holds_no_value(

@@ -111,7 +111,7 @@ def test_a_load_in_one_process_takes_the_oracles_row(
 def test_a_load_that_may_hold_few_rows_takes_the_oracles_row_too(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ADIN_ONLINE_HELD", "3")
+    monkeypatch.setenv("ADIN_ONLINE_HELD", "6")
     monkeypatch.setattr("adin.features.writer._WAITING", 20)
     settings.cache_clear()
     rows, wanted = shuffled(0).to_pylist(), expected(shuffled(0))
@@ -128,8 +128,22 @@ def test_a_load_that_may_hold_few_rows_takes_the_oracles_row_too(
         for start in range(0, len(some), 15):
             loaded.add(some.slice(start, 15))
     loaded.finish()
-    assert len(handed) > 3
+    assert len(handed) > 1
     assert stored(redis, wanted) == {key: plain(values) for key, values in wanted.items()}
+
+
+def test_a_load_holds_no_more_than_four_times_what_it_may_also_of_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADIN_ONLINE_HELD", "3")
+    monkeypatch.setattr("adin.features.writer._WAITING", 5)
+    settings.cache_clear()
+    handed: list[int] = []
+    loaded = Newest(VIEW, lambda table: handed.append(len(table)))
+    at = datetime(2013, 7, 1, tzinfo=UTC)
+    times = {"event_timestamp": at, "created_timestamp": at}
+    for n in range(0, 100, 5):
+        loaded.add(pa.Table.from_pylist([{"a": "x", "b": str(n + more), **times} for more in range(5)], SCHEMA))
+    loaded.finish()
+    assert sum(handed) == 100 and max(handed) <= 30
 
 
 @pytest.fixture(scope="module")

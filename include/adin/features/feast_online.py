@@ -167,7 +167,9 @@ class ArrowEngine(LocalComputeEngine):
         if hasattr(job, "to_spark_df"):
             from adin.features import spark_online
 
+            held()
             spark_online.write(job.to_spark_df(), view, conn, task.project)
+            held()  # else the window is not recorded as loaded
             return
         rows = job.to_arrow()
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None

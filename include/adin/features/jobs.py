@@ -41,7 +41,8 @@ def run(
     :param key: run key; the Spark application's name, and the name of its result.
     :param arguments: what the job is to do, as JSON.
     :param on_start: called with the process id of spark-submit where the driver is its child.
-    :param on_progress: called every other second with what the job has written down of how far it is, once it has.
+    :param on_progress: called every other second with what the job has written down of how far it is, nothing at first.
+        What it raises stops the job, a ``ServiceError`` apart.
     :raises DataError: the job found its input wrong.
     :raises ServiceError: a server did not answer; worth a retry.
     :raises RunFailedError: anything else; carries the end of the job's log.
@@ -51,8 +52,8 @@ def run(
     conn = conn or connection("spark")
 
     def look() -> None:
-        if on_progress is not None and (told := _progress(key)) is not None:
-            on_progress(told)
+        if on_progress is not None:
+            on_progress(_progress(key))
 
     if (cluster := clusters.of(conn)) is not None:
         application = find(cluster, key) or submit(job, key=key, arguments=arguments, conn=conn)
@@ -127,12 +128,12 @@ def forget(key: str) -> None:
         hdfs.delete(path)
 
 
-def _progress(key: str) -> dict[str, Any] | None:
-    """Return what a job has told of how far it is; None where it told nothing yet, or HDFS does not answer now."""
+def _progress(key: str) -> dict[str, Any]:
+    """Return what a job has told of how far it is; nothing where it has not yet, or HDFS does not answer now."""
     try:
         return dict(json.loads(hdfs.read(_progress_path(key))))
     except AdinError:
-        return None
+        return {}
 
 
 def _payload(key: str, arguments: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from adin.connections import Connection
-from adin.errors import ServiceError
+from adin.errors import ConflictError, ServiceError
 from adin.features import shards, wire
 from adin.settings import settings
 
@@ -25,8 +25,8 @@ def alone(
     """Work while nobody else loads the view; wait for who does.
 
     It is noted in Redis for ``online_lease`` seconds at a time, so that a load that was killed is waited for no longer.
-    Yields what raises ``ServiceError`` once these seconds are over, as after a long pause of this process: to be called
-    before each piece of the work.
+    Yields what raises ``ConflictError`` once these seconds are over, as after a long pause of this process; it is to be
+    called before each piece of the work.
 
     :param owner: the load; it does not wait for itself, when it is run again after it was killed.
     :param conn: the online store; default the connection ``feast``.
@@ -38,7 +38,7 @@ def alone(
 
     def held() -> None:
         if not lease.held:
-            raise ServiceError(f"The load of {view} was held up, and another one may have gone on.", "Run it again.")
+            raise ConflictError(f"The load of {view} was held up, and another one may have gone on.", "Run it again.")
 
     with shards.Shards(conn) as session:
         while not lease.take(session):

@@ -287,7 +287,8 @@ def _by_spark(
 
     def hear(told: Mapping[str, Any]) -> None:
         held()
-        teller.hear(told)
+        if told:
+            teller.hear(told)
 
     arguments = {"domain": spec.name, "view": view.name, "days": sorted(days), "rows": rows}
     done = jobs.run("materialize", key=key, arguments=arguments, on_progress=hear)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,13 +152,15 @@ def _groups(service: Service) -> list[_Group]:
     return groups
 
 
-def coverage(service: Service, conn: Connection | None = None) -> list[str]:
-    """Return what of a service is not online.
+def coverage(service: Service, columns: Collection[str] | None = None, *, conn: Connection | None = None) -> list[str]:
+    """Return what is not online of what some columns of a service need.
 
-    :returns: views of which nothing is, and ``view__feature`` for the features the service takes that the entities met
-        lack: they were loaded before there was the feature. A stored null is no lack.
+    :param columns: full names, ``view__feature``. Default all of the service.
+    :returns: views of which nothing is, and ``view__feature`` for features that the entities met lack: they were loaded
+        before there was the feature. A stored null is no lack.
     """
-    wanted = {view.name: _wanted(service, view) for view in service.views}
+    columns = service.columns if columns is None else columns
+    wanted = {view.name: _wanted(view, names) for view in service.views if (names := service.taken(view, columns))}
     lacking = {name: list(fields.values()) for name, fields in wanted.items()}
     with shards.Shards(conn) as opened:
         for group in _groups(service):
@@ -167,9 +169,9 @@ def coverage(service: Service, conn: Connection | None = None) -> list[str]:
     return [each for name, lacks in lacking.items() for each in ([name] if name in lacks else lacks)]
 
 
-def _wanted(service: Service, view: View) -> dict[bytes, str]:
+def _wanted(view: View, names: Iterable[str]) -> dict[bytes, str]:
     """Return the hash fields an entity must have, with what each stands for: the view itself, then its features."""
-    features = {codec.field_name(view.name, name): f"{view.name}__{name}" for name in service.taken(view)}
+    features = {codec.field_name(view.name, name): f"{view.name}__{name}" for name in names}
     return {f"_ts:{view.name}".encode(): view.name, **features}
 
 
@@ -180,7 +182,7 @@ def _look(
 
     The walk ends where nothing is lacking; a feature that many entities of its view lack is looked for no longer.
     """
-    met = {view.name: 0 for view in group.views if lacking[view.name]}
+    met = {view.name: 0 for view in group.views if lacking.get(view.name)}
     pattern = codec.key_pattern([name for name, _ in group.keys], settings().project)
     cursor = b"0"
     while met:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cache
@@ -157,11 +157,11 @@ class Service:
         """Return every entity key the service needs."""
         return tuple(dict.fromkeys(key for view in self.views for key in view.keys))
 
-    def taken(self, view: View) -> tuple[str, ...]:
-        """Return the features of a view that the service takes, for itself or for its on-demand features."""
-        inputs = {source for each in self.on_demand for source in each.inputs.values()}
-        chosen = self.selected.get(view.name, ())
-        return tuple(name for name, _ in view.features if name in chosen or f"{view.name}__{name}" in inputs)
+    def taken(self, view: View, columns: Collection[str]) -> tuple[str, ...]:
+        """Return the features of a view that some of the columns need, for themselves or for on-demand features."""
+        made = [each for each in self.on_demand if any(f"{each.name}__{name}" in columns for name, _ in each.features)]
+        needed = {*columns, *(source for each in made for source in each.inputs.values())}
+        return tuple(name for name, _ in view.features if f"{view.name}__{name}" in needed)
 
     def on_demand_types(self) -> list[tuple[str, str]]:
         """Return full name and Feast type name of each on-demand feature."""
@@ -209,8 +209,7 @@ def domain(name: str) -> Domain:
     spec = yaml.safe_load((path / "raw.yaml").read_text())
     objects = _feast_objects(path)
     own = _views(objects)
-    # where none of its own expires, no other can change that: broken files of another domain do no harm then
-    known = one_ttl(own, _views_of_others(name) if any(view.online_ttl for view in own) else [])
+    known = one_ttl(own, _views_of_others(name, needed=any(view.online_ttl for view in own)))
     queries = sorted(file.stem for file in path.glob("*.sql"))
     for view in known:
         if view not in queries:
@@ -299,9 +298,20 @@ def _views(objects: Iterable[Any]) -> list[View]:
     return [as_view(found, entities) for found in objects if type(found) is FeatureView]
 
 
-def _views_of_others(name: str) -> list[View]:
-    paths = [settings().feature_repo / other for other in domains() if other != name]
-    return [view for path in paths for view in _views(_feast_objects(path))]
+def _views_of_others(name: str, *, needed: bool) -> list[View]:
+    """Return the views of the other domains.
+
+    :param needed: else a domain that cannot be read is left out: its times could only take an expiry away.
+    """
+    found: list[View] = []
+    for other in domains():
+        if other != name:
+            try:
+                found += _views(_feast_objects(settings().feature_repo / other))
+            except ConfigError:
+                if needed:
+                    raise
+    return found
 
 
 def as_view(found: Any, entities: Mapping[str, Any]) -> View:

@@ -25,6 +25,8 @@ from adin.settings import settings
 
 #: Rows that may wait before they are reduced to the newest of each key.
 _WAITING = 1_000_000
+#: A day may have so many times ``online_held`` entities before what is held is handed on in its midst.
+_MOST = 4
 _DAY = 86_400_000_000  # microseconds
 
 
@@ -70,6 +72,7 @@ def write(
     *,
     conn: Connection | None = None,
     project: str | None = None,
+    over_older: bool = False,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> WriteReport:
     """Write the newest row of each entity to Redis in Feast's format, unless a newer one is there.
@@ -79,6 +82,7 @@ def write(
     :param table: :attr:`View.columns`, more than one row a key if need be.
     :param conn: the online store; default the connection ``feast``.
     :param project: Feast's project; default the setting.
+    :param over_older: replace only rows of earlier times, not those of the same times with other values.
     :param on_batch: called with the number of rows after each batch.
     :raises DataError: a column is missing or does not fit its type.
     :raises ServiceError: Redis does not answer; write again, what was written already stays right.
@@ -91,7 +95,7 @@ def write(
     def write_batch(start: int) -> tuple[int, int]:
         with shards.borrowed(conn) as session:
             batch = rows.take(places[start : start + size])
-            newer, _ = _newer(view, batch, session)
+            newer, _ = _newer(view, batch, session, over_older=over_older)
             if newer.any():
                 _send(view, batch if newer.all() else batch.take(np.flatnonzero(newer)), session)
             if (view.online_ttl or view.keeps) and not newer.all():
@@ -162,7 +166,8 @@ class Newest:
     """Takes tables of a view's rows, and hands on the newest row of each key; holds a bounded number of rows.
 
     What it hands on in one table is unique by key. Beyond the setting ``online_held`` it hands on what it has once a
-    day's rows have ended: a key may then come again, which the writer sorts out, but not with the same times.
+    day's rows have ended: a key may then come again, which the writer sorts out, but not with the same times. Beyond
+    four times as much it does not wait for that: of tied rows the later one given stays.
 
     :param hand_on: takes a table of rows.
     :param project: Feast's project; default the setting.
@@ -183,7 +188,7 @@ class Newest:
         if not rows.num_rows:
             return
         day = int(_micros(rows[self._view.event].slice(0, 1))[0]) // _DAY
-        if day != self._day and self._newest > settings().online_held:
+        if self._newest > settings().online_held * (1 if day != self._day else _MOST):
             self.finish()
         self._day = day
         self._held.append(rows)
@@ -303,7 +308,9 @@ def _mend_expiry(view: View, rows: _Rows, session: shards.Shards) -> None:
     session.exchange(rows.keys, list(_expire(view, rows, b"NX")))
 
 
-def _newer(view: View, rows: _Rows, session: shards.Shards) -> tuple[np.ndarray, np.ndarray]:
+def _newer(
+    view: View, rows: _Rows, session: shards.Shards, *, over_older: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are newer than what is stored, and the event times stored."""
     stored = session.exchange(rows.keys, [codec.commands(b"HMGET", [rows.keys, _time(view), _stamp(view)])])
     event = codec.decode_times([reply[0] for reply in stored])
@@ -313,7 +320,8 @@ def _newer(view: View, rows: _Rows, session: shards.Shards) -> tuple[np.ndarray,
     created = np.where(outdated, codec.NO_TIME, created)
     event = np.where(event == codec.NO_TIME, deleted, event)
     same = rows.event == event
-    corrected = same & ((rows.created > created) | ((rows.created == created) & (rows.hashes != hashes)))
+    remade = (rows.created == created) & (rows.hashes != hashes) & (not over_older)
+    corrected = same & ((rows.created > created) | remade)
     return np.asarray((rows.event > event) | corrected), event
 
 

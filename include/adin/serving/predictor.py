@@ -67,7 +67,7 @@ def _opened(name: str, number: int | None) -> tuple[Predictor, Any]:
     service = repo.service(spec.domain, found.manifest.service)
     if gone := sorted(set(found.manifest.features) - set(service.columns)):
         raise RefusedError(f"Version {number} of {name} needs features that are no more: {', '.join(gone)}.")
-    if empty := reader.coverage(service):
+    if empty := reader.coverage(service, found.manifest.features):
         raise RefusedError(
             f"Version {number} of {name} is not put under load: nothing is online of {', '.join(empty)}.",
             f"Run features__{spec.domain}; for features added since the last load, "

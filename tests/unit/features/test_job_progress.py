@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from adin.connections import Connection
-from adin.errors import NotFoundError, ServiceError
+from adin.errors import ConflictError, NotFoundError, ServiceError
 from adin.features import clusters, jobs, online
 
 pytestmark = pytest.mark.flow(9)
@@ -104,7 +104,7 @@ def test_a_child_of_ours_is_asked_while_it_runs_and_what_an_earlier_one_told_is_
     files.put("k.progress", read=99, written=99)
     heard: list[Any] = []
     assert jobs.run("materialize", key="k", arguments={}, conn=LOCAL, on_progress=heard.append) == {"keys": 7}
-    assert heard == [{"read": 1, "written": 0}, {"read": 2, "written": 1}]
+    assert heard == [{}, {"read": 1, "written": 0}, {}, {"read": 2, "written": 1}]
     jobs.forget("k")
     assert files.kept == {}
 
@@ -133,4 +133,26 @@ def test_an_application_of_a_cluster_is_asked_between_two_looks_at_its_state(
     heard: list[Any] = []
     conn = replace(LOCAL, host="yarn")
     assert jobs.run("materialize", key="k", arguments={}, conn=conn, on_progress=heard.append) == {"keys": 7}
-    assert heard == [{"read": 5, "written": 0}]
+    assert heard == [{}, {"read": 5, "written": 0}]
+
+
+def test_what_the_listener_raises_stops_the_application(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+    class Far:
+        states = clusters.Yarn.states
+        stopped = ""
+
+        def state(self, application: str) -> str:
+            return "RUNNING"
+
+        def cancel(self, application: str) -> None:
+            self.stopped = application
+
+    def hear(told: Any) -> None:
+        raise ConflictError("The load was held up.")
+
+    far = Far()
+    monkeypatch.setattr(jobs.clusters, "of", lambda conn: far)
+    monkeypatch.setattr(jobs, "find", lambda cluster, key: "app_1")
+    with pytest.raises(ConflictError):
+        jobs.run("materialize", key="k", arguments={}, conn=replace(LOCAL, host="yarn"), on_progress=hear)
+    assert far.stopped == "app_1"

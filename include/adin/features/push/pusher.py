@@ -93,18 +93,15 @@ class Pusher:
         :raises ServiceError: Redis does not answer; they are compared next time.
         """
         found: dict[str, int] = {}
-        until, skip = math.inf if everything else time.time(), 0
+        until = math.inf if everything else time.time()
         with self._rechecking, shards.borrowed() as session:
-            while waiting := recent.due(self.targets, until, session, skip=skip):
-                for name, entries in waiting.items():
-                    if lost := self._rewritten(self.targets[name], entries):
+            for name, target in self.targets.items():
+                for entries in recent.due(name, until, session, forget=not everything):
+                    if lost := self._rewritten(target, entries):
                         log.warning(
                             "%d pushed rows of %s had been overwritten by older ones: written again", lost, name
                         )
                         found[name] = found.get(name, 0) + lost
-                    if not everything:
-                        recent.forget(name, entries, session)
-                skip += recent.SOME if everything else 0
         return found
 
     def _rewritten(self, target: Target, entries: list[bytes]) -> int:
@@ -113,7 +110,7 @@ class Pusher:
         for rows in _tables(entries):
             try:
                 with self._alone(target):
-                    written += online.write(target.view, rows).written
+                    written += online.write(target.view, rows, over_older=True).written
             except DataError as error:
                 log.warning("pushed rows of %s are not compared once more: %s", target.view.name, error)
         return written

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
 from adin.features import shards, wire
 from adin.settings import settings
 
-#: Entries of one view read at a time.
-SOME = 16
+#: Entries read at a time: few at first, for each may have the size of a request, and more while they are small.
+_FEW, _MANY = 16, 1024
+_BYTES = 1 << 20
 #: Seconds after which entries go that no service has come for.
 _KEPT = b"86400"
 
@@ -24,22 +24,25 @@ def add(view: str, rows: bytes, due: float, session: shards.Shards) -> None:
     session.exchange([key], [[wire.command(b"ZADD", key, b"%.3f" % due, rows)], [wire.command(b"EXPIRE", key, _KEPT)]])
 
 
-def due(views: Iterable[str], until: float, session: shards.Shards, *, skip: int = 0) -> dict[str, list[bytes]]:
-    """Return the first entries of each view that are due, the oldest first; views without any are left out.
+def due(view: str, until: float, session: shards.Shards, *, forget: bool) -> Iterator[list[bytes]]:
+    """Return the entries of a view that are due, the oldest first, some at a time: more of them where they are small.
 
-    :param until: seconds of the epoch, :param skip: entries to pass over.
+    :param until: seconds of the epoch.
+    :param forget: forget entries once the next ones are asked for, when they have been worked on.
     :raises ServiceError: Redis does not answer.
     """
-    names = list(views)
-    keys, part = [_key(name) for name in names], [b"LIMIT", b"%d" % skip, b"%d" % SOME]
-    asked = [wire.command(b"ZRANGEBYSCORE", key, b"-inf", b"%.3f" % until, *part) for key in keys]
-    found: list[Any] = session.exchange(keys, [asked])
-    return {name: entries for name, entries in zip(names, found, strict=True) if entries}
-
-
-def forget(view: str, entries: list[bytes], session: shards.Shards) -> None:
-    """Forget entries; :raises ServiceError: Redis does not answer."""
-    session.exchange([_key(view)], [[wire.command(b"ZREM", _key(view), *entries)]])
+    key, skip, some = _key(view), 0, _FEW
+    while True:
+        part = [b"-inf", b"%.3f" % until, b"LIMIT", b"%d" % skip, b"%d" % some]
+        found: list[bytes] = session.exchange([key], [[wire.command(b"ZRANGEBYSCORE", key, *part)]])[0]
+        if not found:
+            return
+        yield found
+        if forget:
+            session.exchange([key], [[wire.command(b"ZREM", key, *found)]])
+        else:
+            skip += len(found)
+        some = min(some * 4, _MANY) if sum(map(len, found)) < _BYTES else _FEW
 
 
 def _key(view: str) -> bytes:

@@ -127,7 +127,9 @@ def application(pusher: Pusher, access: Access) -> FastAPI:
             _again(refusals.flush, _REFUSALS, "refused requests are written into the audit log later"),
         ]
         if any(target.offline for target in pusher.targets.values()):
-            again.append(_again(lambda: _land(pusher), settings().push_land_seconds, "pushed rows are landed later"))
+            with contextlib.suppress(AdinError):
+                await asyncio.to_thread(pusher.state.land_all_again)
+            again.append(_again(pusher.land, settings().push_land_seconds, "pushed rows are landed later"))
         chores = [asyncio.create_task(each) for each in again]
         yield
         for chore in chores:
@@ -266,14 +268,15 @@ def _ready(state: State) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-async def _again(chore: Callable[[], object], seconds: float, late: str) -> None:
-    """Do a chore again and again; where it fails, next time.
+async def _again(chore: Callable[[], int | None], seconds: float, late: str) -> None:
+    """Do a chore again and again, at once while it says that it did something; where it fails, next time.
 
     :param late: what is told then.
     """
     while True:
         try:
-            await asyncio.to_thread(chore)
+            while await asyncio.to_thread(chore):
+                pass
         except AdinError as error:
             log.warning("%s: %s", late, error)
         except Exception:  # a chore that ended would be missed by nobody
@@ -285,12 +288,6 @@ def _recheck(pusher: Pusher) -> None:
     """Compare pushed rows once more."""
     for view, rows in pusher.recheck().items():
         _ROWS.labels(view, "rewritten").inc(rows)
-
-
-def _land(pusher: Pusher) -> None:
-    """Land what was accepted for offline tables."""
-    while pusher.land():
-        pass
 
 
 def main() -> None:

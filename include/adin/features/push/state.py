@@ -84,6 +84,12 @@ CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON aud
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 """
 
+#: Whether all that is there: it is made as a whole. To make it again, changing nothing, waits for whoever works on it.
+_MADE = sa.text(
+    "SELECT count(*) = 2 FROM information_schema.columns WHERE table_schema = 'push' "
+    "AND (table_name, column_name) IN (('audit', 'times'), ('to_land', 'trouble'))"
+)
+
 _CLAIM = """
 INSERT INTO answer (who, key, digest, received) VALUES (:who, :key, :digest, :received)
 ON CONFLICT (who, key) DO UPDATE SET claimed = now()
@@ -301,8 +307,7 @@ class State:
     def land(self, write: Callable[[str, list[bytes]], None]) -> int:
         """Let the oldest rows that wait be landed; they are forgotten once they are. Two at once take others.
 
-        Rows which ``write`` finds wrong, with a ``DataError``, are put aside until another process starts, which may
-        know other definitions.
+        Rows which ``write`` finds wrong, with a ``DataError``, are put aside until :meth:`land_all_again`.
 
         :param write: gets a view and its rows.
         :returns: how many requests' rows were landed, or put aside.
@@ -342,6 +347,10 @@ class State:
 
         return self._call(run)
 
+    def land_all_again(self) -> None:
+        """Have rows tried again that were put aside: a service that starts may know other definitions."""
+        self._call(lambda link: link.execute(sa.text("UPDATE to_land SET trouble = NULL WHERE trouble IS NOT NULL")))
+
     # --- inside
 
     def ping(self) -> None:
@@ -368,8 +377,8 @@ class State:
         if not self._ready:
             with self._engine.begin() as link:
                 link.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-                link.execute(sa.text(_TABLES))
-                link.execute(sa.text("UPDATE to_land SET trouble = NULL WHERE trouble IS NOT NULL"))
+                if not link.scalar(_MADE):
+                    link.execute(sa.text(_TABLES))
             self._ready = True
 
     def _translated(self, error: Exception) -> Exception:
