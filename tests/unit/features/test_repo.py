@@ -187,6 +187,7 @@ def test_views_of_one_entity_in_two_domains_stay_online_for_the_longest_of_their
         read.clear()
         assert _ttls() == expected
         assert read.count("kiosk") == 1
+        assert repo.domain("flights").view("origin_2h").keeps == ((default, ttl) == ("0", "3h"))
 
 
 def test_another_domains_mistakes_are_told_only_where_its_times_count(copy, monkeypatch):
