@@ -308,7 +308,7 @@ def _views_of_others(name: str, *, needed: bool) -> list[View]:
         if other != name:
             try:
                 found += _views(_feast_objects(settings().feature_repo / other))
-            except ConfigError:
+            except Exception:  # whatever is wrong there
                 if needed:
                     raise
     return found
