@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,12 +175,34 @@ def test_spark_puts_the_oracles_row_online_and_both_its_joins_give_it_to_trainin
     now = datetime(2022, 1, 1, tzinfo=UTC)
     asked = [(*key, now) for key in wanted]
     entities = spark.createDataFrame(asked, "a string, b string, prediction_time timestamp")
-    chosen = ["a", "b", *(f"pair__{name}" for name in FEATURES["pair"])]
+    for names in (FEATURES["pair"], ["note"]):
+        expected_of = {
+            key: tuple(compress(values, (n in names for n in FEATURES["pair"]))) for key, values in wanted.items()
+        }
+        features = [f"pair__{name}" for name in names]
+        for joined in (
+            point_in_time.by_sorting(entities, rows, view, at="prediction_time", answers={"pair": names}),
+            point_in_time.in_memory(entities, [(view, rows)], at="prediction_time", answers={"pair": names}),
+        ):
+            assert joined.columns == [*entities.columns, *features], "no other crosses to Python or is kept"
+            found = joined.toArrow().to_pylist()
+            assert len(found) == len(wanted)
+            answers = {(row["a"], row["b"]): tuple(row[name] for name in features) for row in found}
+            assert weighed(answers) == weighed(expected_of)
+
+
+def test_a_feature_that_its_table_writes_in_another_case_is_trained_on(spark: SparkSession, tmp_path: Path) -> None:
+    from adin.features import point_in_time
+
+    view = replace(VIEW, features=(("Value", "Float64"),))
+    at = datetime(2021, 1, 1, tzinfo=UTC)
+    rows = pa.table(
+        {"a": ["x"], "b": ["y"], "value": [1.5], **dict.fromkeys(TIMES, pa.array([at], pa.timestamp("us", "UTC")))}
+    )
+    entities = spark.createDataFrame([("x", "y", at)], "a string, b string, prediction_time timestamp")
+    views = [(view, frame(spark, rows, tmp_path))]
     for joined in (
-        point_in_time.by_sorting(entities, rows, view, at="prediction_time"),
-        point_in_time.in_memory(entities, [(view, rows)], at="prediction_time"),
+        point_in_time.by_sorting(entities, views[0][1], view, at="prediction_time"),
+        point_in_time.in_memory(entities, views, at="prediction_time"),
     ):
-        found = joined.select(chosen).toArrow().to_pylist()
-        assert len(found) == len(wanted)
-        answers = {(row["a"], row["b"]): tuple(row[name] for name in chosen[2:]) for row in found}
-        assert weighed(answers) == weighed(wanted)
+        assert joined.toArrow()["pair__Value"].to_pylist() == [1.5]

@@ -26,15 +26,16 @@ class Seen:
 
     :param rows: the view's keys, event time, created time and features; those without a key or an event time stand for
         nothing. Without a created time they are known from their event time on.
+    :param answers: features to be taken; the others only decide. Default all.
     """
 
-    def __init__(self, view: View, rows: pa.Table) -> None:
+    def __init__(self, view: View, rows: pa.Table, answers: Sequence[str] | None = None) -> None:
         for name in (*view.keys, view.event):
             if rows[name].null_count:
                 rows = rows.filter(rows[name].is_valid())
         rows = rows.combine_chunks()
         self._ttl = int(view.ttl.total_seconds() * 1_000_000)
-        self._features = rows.select([name for name, _ in view.features])
+        self._features = rows.select(list(dict(view.features) if answers is None else answers))
         self._event = micros(rows[view.event])
         created = micros(rows[view.created])
         created = np.where(created == _NEVER, self._event, created)

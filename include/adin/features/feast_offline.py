@@ -9,6 +9,7 @@ faults: feast-dev/feast#6615, docs/offline-store.md.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from adin.errors import ConfigError
-from adin.features import point_in_time
+from adin.features import point_in_time, repo
 from adin.features.feast_request import Request, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -77,11 +78,12 @@ class PointInTimeOfflineStore(stock.SparkOfflineStore):
         asked = list(rows.columns)
         wanted = request.wanted(asked)
         first, last = _span(rows, at)
-        views = [(each.view, _values(session, each, first, last)) for each in wanted]
+        views = [_values(session, each, first, last) for each in wanted]
         chosen = [
             F.col(f"{each.view.name}__{name}").alias(column) for each in wanted for name, column in each.columns.items()
         ]
-        joined = point_in_time.join(rows, views, at=at)
+        answers = {each.view.name: list(each.columns) for each in wanted}
+        joined = point_in_time.join(rows, views, at=at, answers=answers)
         return PointInTimeRetrievalJob(
             joined.select(*asked, *chosen), spark_session=session, **request.job(asked, at, (first, last))
         )
@@ -103,10 +105,12 @@ def _span(rows: DataFrame, at: str) -> tuple[datetime | None, datetime | None]:
     return first, last
 
 
-def _values(session: SparkSession, wanted: Wanted, first: datetime | None, last: datetime | None) -> DataFrame:
-    """Return the rows an entity row may see, by partitions where the source has them.
+def _values(
+    session: SparkSession, wanted: Wanted, first: datetime | None, last: datetime | None
+) -> tuple[repo.View, DataFrame]:
+    """Return the rows an entity row may see, by partitions where the source has them, and the view as these have it.
 
-    All features are read, for all decide which of tied rows counts.
+    All features are read, for all decide which of tied rows counts, but those that the source lacks.
     """
     view, source = wanted.view, wanted.source
     rows = session.sql(f"SELECT * FROM {source.get_table_query_string()}")  # noqa: S608 - Feast's own text
@@ -116,4 +120,8 @@ def _values(session: SparkSession, wanted: Wanted, first: datetime | None, last:
         rows = rows.where(F.col(day) <= last.strftime(form))
         if view.ttl:
             rows = rows.where(F.col(day) >= (first - view.ttl).strftime(form))
-    return rows.select(*view.columns)
+    # Spark orders no maps
+    decide = {field.name.lower() for field in rows.schema if "map<" not in field.dataType.simpleString()}
+    features = tuple(each for each in view.features if each[0] in wanted.columns or each[0].lower() in decide)
+    view = replace(view, features=features, deleted=view.deleted if view.deleted.lower() in decide else "")
+    return view, rows.select(*view.columns)

@@ -6,7 +6,7 @@ in memory are looked up row by row (:mod:`.as_of`); others are joined by one sor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 from pyspark import cloudpickle
@@ -25,12 +25,23 @@ cloudpickle.register_pickle_by_value(as_of)
 cloudpickle.register_pickle_by_value(ties)
 
 
-def join(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str = "prediction_time") -> DataFrame:
+#: View -> those of its features that are wanted; all of a view that is not named. The others only decide ties.
+Answers = Mapping[str, Sequence[str]]
+
+
+def join(
+    entities: DataFrame,
+    views: Sequence[tuple[View, DataFrame]],
+    *,
+    at: str = "prediction_time",
+    answers: Answers | None = None,
+) -> DataFrame:
     """Give each entity row the views' features, as ``view__feature``, as they could be known at its time.
 
     :param entities: the views' keys, the time, and any other columns.
     :param views: each with its rows: keys, event time, created time and features; rows without a key stand for nothing.
     :param at: column of the entity rows' time. Default ``prediction_time``.
+    :param answers: see :data:`Answers`. Default all features.
     :returns: every entity row once, with its columns and the features; null where nothing was known, or only what is
         older than the view's TTL.
     """
@@ -38,18 +49,26 @@ def join(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: st
     large: list[tuple[View, DataFrame]] = []
     for view, rows in views:
         (small if _bytes(rows) <= settings().join_memory_mb * 1e6 else large).append((view, rows))
-    joined = in_memory(entities, small, at=at) if small else entities
+    joined = in_memory(entities, small, at=at, answers=answers) if small else entities
     for view, rows in large:
-        joined = by_sorting(joined, rows, view, at=at)
-    return joined.select(*entities.columns, *(f"{view.name}__{name}" for view, _ in views for name, _ in view.features))
+        joined = by_sorting(joined, rows, view, at=at, answers=answers)
+    features = [f"{view.name}__{name}" for view, _ in views for name in _wanted(view, answers)]
+    return joined.select(*entities.columns, *features)
 
 
-def in_memory(entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str) -> DataFrame:
-    """Join as :func:`join` does, with all rows of the views in the memory of each Python worker."""
+def _wanted(view: View, answers: Answers | None) -> list[str]:
+    return list((answers or {}).get(view.name, dict(view.features)))
+
+
+def in_memory(
+    entities: DataFrame, views: Sequence[tuple[View, DataFrame]], *, at: str, answers: Answers | None = None
+) -> DataFrame:
+    """Join as :func:`join` does, with the answers of all rows in the memory of each Python worker."""
     fields, seen = list(entities.schema.fields), []
     for view, rows in views:
-        seen.append((view.keys, Seen(view, collect(rows.select(*view.columns)))))
-        fields += [T.StructField(f"{view.name}__{name}", rows.schema[name].dataType) for name, _ in view.features]
+        chosen, wanted = rows.select(*view.columns), _wanted(view, answers)
+        seen.append((view.keys, Seen(view, collect(chosen), wanted)))
+        fields += [T.StructField(f"{view.name}__{name}", chosen.schema[name].dataType) for name in wanted]
     names = [field.name for field in fields]
 
     def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -82,13 +101,14 @@ def _bytes(rows: DataFrame) -> int:
     return int(str(rows._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()))
 
 
-def by_sorting(entities: DataFrame, values: DataFrame, view: View, *, at: str) -> DataFrame:
+def by_sorting(
+    entities: DataFrame, values: DataFrame, view: View, *, at: str, answers: Answers | None = None
+) -> DataFrame:
     """Join one view as :func:`join` does, by one sort.
 
     Feature rows and entity rows are put into one list per key, ordered by when a row was available, and each entity row
     takes the greatest (event time, created time, features) seen so far.
     """
-    names = [name for name, _ in view.features]
     keyed = _keyed(view)
     value = F.struct(*worth(view))
     empty = F.lit(None)
@@ -124,5 +144,6 @@ def by_sorting(entities: DataFrame, values: DataFrame, view: View, *, at: str) -
         valid = F.col("_best._event") >= F.col(f"_row.{at}") - ttl
     for key in view.keys:
         valid = valid & F.col(f"_row.{key}").isNotNull()
-    features = [F.when(valid, F.col(f"_best.{name}")).alias(f"{view.name}__{name}") for name in names]
+    wanted = _wanted(view, answers)
+    features = [F.when(valid, F.col(f"_best.{name}")).alias(f"{view.name}__{name}") for name in wanted]
     return best.select("_row.*", *features)

@@ -1,7 +1,7 @@
 """Which of rows with the same key and times counts: one order, which Spark and PostgreSQL have by themselves.
 
 Columns decide one after another, and the greatest value wins: null is the lowest, NaN the greatest, -0.0 equals 0.0,
-text goes by its bytes in UTF-8.
+text goes by its bytes in UTF-8. A column of a type that has no order, as maps, decides nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def ordered(numbers: Sequence[np.ndarray], columns: Sequence[pa.ChunkedArray]) -
     tied = _tied([each[places] for each in numbers])
     if tied.any():
         some = places[tied]
-        decided = [*(each[some] for each in numbers), *(_ranks(each.take(pa.array(some))) for each in columns)]
+        decided = [*(each[some] for each in numbers), *(_decided(each.take(pa.array(some))) for each in columns)]
         places[tied] = some[np.lexsort(tuple(reversed(decided)))]
     return places
 
@@ -43,6 +43,13 @@ def _tied(columns: Sequence[np.ndarray]) -> np.ndarray:
     return np.append(same, False) | np.append(False, same)
 
 
+def _decided(column: pa.ChunkedArray) -> np.ndarray:
+    try:
+        return _ranks(column)
+    except pa.ArrowNotImplementedError:  # it, or something in it, has no order
+        return np.zeros(len(column), np.int64)
+
+
 def _ranks(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return whole numbers in the order of some values; null is 0."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -51,7 +58,9 @@ def _ranks(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
         return np.zeros(len(column), np.int64)
     if pa.types.is_dictionary(kind):
         return _ranks(column.cast(kind.value_type))
-    if pa.types.is_list(kind):
+    if pa.types.is_float16(kind):  # Arrow ranks none
+        return _ranks(column.cast(pa.float32()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         lengths = np.asarray(pc.list_value_length(column).fill_null(0))
         parts = np.full((len(column), 1 + lengths.max(initial=0)), -1)  # a list ends before it goes on
         parts[:, :-1][np.arange(parts.shape[1] - 1) < lengths[:, None]] = _ranks(column.flatten())

@@ -60,6 +60,14 @@ def test_the_row_that_is_found_is_the_greatest_that_could_be_known(rows, asked, 
 
 
 @pytest.mark.flow(2, 3)
+def test_a_feature_that_is_not_wanted_decides_and_is_not_kept():
+    view = View("v", "t", ("a",), (("value", "Int64"), ("mark", "Int64")), event="event", created="created")
+    rows = table([(("1", 1), 0, 0, value) for value in (5, 7, 6)]).append_column("mark", pa.array([1, 2, 3]))
+    seen = Seen(view, rows, ["mark"])
+    assert [each.to_pylist() for each in seen.take(seen.find([pa.array(["1"])], np.array([2**60])))] == [[2]]
+
+
+@pytest.mark.flow(2, 3)
 def test_a_row_that_asks_for_no_time_finds_nothing():
     view = View("v", "t", ("a", "n"), (("value", "Int64"),), event="event", created="created")
     seen = Seen(view, table([(("1", 1), 0, 0, 5)]))

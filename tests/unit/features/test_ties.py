@@ -28,6 +28,9 @@ KINDS = {
     "bytes": (pa.binary(), [b"", b"\x7f", b"\x80"]),
     "time": (pa.timestamp("us", "UTC"), [AT, AT + timedelta(microseconds=1)]),
     "list": (pa.list_(pa.float64()), [[], [None], [1.0], [1.0, None], [1.0, 2.0], [2.0], [float("nan")]]),
+    "half": (pa.float16(), [np.float16(each) for each in NUMBERS]),
+    "large": (pa.large_list(pa.float64()), [[], [None], [1.0], [1.0, None], [2.0]]),
+    "vector": (pa.list_(pa.float64(), 2), [[None, 1.0], [1.0, None], [1.0, 2.0], [2.0, float("nan")]]),
     "pair": (pa.struct([("x", pa.int64()), ("y", pa.string())]), [{"x": 1, "y": None}, {"x": 1, "y": "a"}]),
     "nothing": (pa.null(), []),
 }
@@ -60,6 +63,14 @@ def test_columns_of_rows_that_are_not_tied_are_not_looked_at():
     with pytest.raises(AttributeError):
         ordered([np.array([1, 1])], [None])
     assert ordered([np.array([2, 1])], [None]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", [pa.map_(pa.string(), pa.int64()), pa.list_(pa.map_(pa.string(), pa.int64()))])
+def test_a_column_of_a_type_without_an_order_decides_nothing(kind):
+    value = [("b", 1)] if pa.types.is_map(kind) else [[("b", 1)]]
+    maps = pa.chunked_array([pa.array([value, None, [], value], kind)])
+    decided = ordered([np.zeros(4)], [maps, pa.chunked_array([pa.array([3, 1, 2, 0])])])
+    assert decided.tolist() == [3, 1, 2, 0]
 
 
 def test_a_mark_of_deletion_decides_before_the_features():
