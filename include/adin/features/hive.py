@@ -60,6 +60,19 @@ def partitions(table: str) -> dict[str, Partition]:
     }
 
 
+def columns(table: str) -> set[str]:
+    """Return the columns of a table in lower case, as the metastore has them; none if there is no such table."""
+    from hive_metastore.ttypes import NoSuchObjectException
+
+    database, _, name = table.partition(".")
+    with _metastore() as client:
+        try:
+            found = client.get_table(database, name)
+        except NoSuchObjectException:
+            return set()
+    return {column.name.lower() for column in found.sd.cols}
+
+
 def exists(table: str) -> bool:
     """Tell whether there is such a table."""
     database, _, name = table.partition(".")

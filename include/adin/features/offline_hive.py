@@ -40,7 +40,18 @@ class HiveStore:
         return hive.publish(view.table, columns, days)
 
     def rows(self, view: View, days: list[str], columns: list[str]) -> Iterator[pyarrow.Table]:
-        """Return the rows of each Parquet file."""
+        """Return the rows of each Parquet file.
+
+        :raises DataError: also if the table lacks a column; only days published before it was added may.
+        """
+        if not days:
+            return
+        there = hive.columns(view.table)
+        if lost := sorted(name for name in columns if name.lower() not in there):
+            raise DataError(
+                f"{view.table} lacks the columns {', '.join(lost)}.",
+                "Does the view's query name them so? If they are new, ingest a day first.",
+            )
         published = hive.partitions(view.table)
         for day in days:
             for path in hdfs.list_files(published[day].location):
@@ -75,20 +86,24 @@ class HiveStore:
 
 
 def _read(path: str, view: View, columns: list[str]) -> pyarrow.Table:
-    """Return columns of a file; a feature that its day was published without is null, as Spark has it."""
+    """Return columns of a file; a feature that its day was published without is null, as Spark has it.
+
+    Names are matched as Spark does, whatever their case.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     content = pa.BufferReader(hdfs.read(path))
     try:
         file = pq.ParquetFile(content)
-        there = set(file.schema_arrow.names)
-        table = file.read(columns=[name for name in columns if name in there])
+        there = {name.lower(): name for name in file.schema_arrow.names}
+        found = {name: there[name.lower()] for name in columns if name.lower() in there}
+        table = file.read(columns=list(found.values())).select(list(found.values())).rename_columns(list(found))
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is no readable Parquet file: {error}.", "Ingest its day again.") from None
-    if lost := sorted({*view.keys, view.event, view.created}.intersection(columns) - there):
+    if lost := sorted({*view.keys, view.event, view.created}.intersection(columns) - set(found)):
         raise DataError(f"{path} lacks the columns {', '.join(lost)}.", "Ingest its day again.")
     for name in columns:
-        if name not in there:  # nulls without a type go together with whatever type other files have
+        if name not in found:  # nulls without a type go together with whatever type other files have
             table = table.append_column(name, pa.nulls(table.num_rows))
     return table.select(columns)
