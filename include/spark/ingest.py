@@ -6,7 +6,7 @@ from typing import Any
 
 import job
 import raw
-from adin.features import hdfs, hive, inputs, pushed, quality, repo
+from adin.features import hdfs, hive, inputs, point_in_time, pushed, quality, repo
 from adin.features.offline import offline
 from adin.window import Window
 from pyspark.sql import DataFrame, SparkSession
@@ -49,7 +49,7 @@ def work(session: SparkSession, arguments: dict[str, Any]) -> dict[str, Any]:
 def _with_pushed(
     session: SparkSession, domain: repo.Domain, view: repo.View, rows: DataFrame, window: Window
 ) -> DataFrame:
-    """Add what users pushed for the window; of rows with the same keys and time the one known last stays."""
+    """Add what users pushed for the window; of rows with the same keys and time the one that counts stays."""
     if view.name not in domain.pushed:
         return rows
     files = [path for day in window.days for path in pushed.files(domain, view.name, day)]
@@ -62,7 +62,9 @@ def _with_pushed(
         for field in rows.schema.fields
     ]
     keys = view.keys or (rows.columns[0],)
-    newest = Order.partitionBy(*keys, view.event).orderBy(F.desc(view.created), F.desc(F.xxhash64(*rows.columns)))
+    worth = [each.desc_nulls_last() for each in point_in_time.worth(view)]
+    # rows that serve alike may differ in other columns
+    newest = Order.partitionBy(*keys, view.event).orderBy(*worth, F.desc(F.xxhash64(*rows.columns)))
     both = rows.unionByName(found.select(*columns)).withColumn("_place", F.row_number().over(newest))
     return both.where("_place = 1").drop("_place")
 

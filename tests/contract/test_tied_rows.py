@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import compress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +18,8 @@ import pytest
 from adin.features import codec, online
 from adin.features.repo import View
 from adin.features.writer import Newest, newest
-from adin.settings import settings
+from adin.settings import ROOT, settings
+from adin.window import Window
 from oracle import ARROW, FEATURES, KEYS, all_cases, last, plain, weight
 from redis_server import RedisServer
 from spark_session import spark_session
@@ -206,3 +209,27 @@ def test_a_feature_that_its_table_writes_in_another_case_is_trained_on(spark: Sp
         point_in_time.in_memory(entities, views, at="prediction_time"),
     ):
         assert joined.toArrow()["pair__Value"].to_pylist() == [1.5]
+
+
+def test_of_pushed_rows_and_those_of_the_table_the_oracles_stay(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "include" / "spark")
+    ingest = importlib.import_module("ingest")
+    view, table = replace(VIEW, deleted="flag"), shuffled(0)
+    pq.write_table(table.slice(0, len(table) // 2), tmp_path / "pushed.parquet")
+    monkeypatch.setattr("adin.features.pushed.files", lambda *_: [str(tmp_path / "pushed.parquet")])
+    queried = frame(spark, table.slice(len(table) // 2), tmp_path)
+    domain = SimpleNamespace(pushed={"pair"})
+    found = ingest._with_pushed(spark, domain, view, queried, Window.parse("2021-01-01", "2021-01-02"))
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault((row["a"], row["b"], row["event_timestamp"]), []).append(row)
+    stays = {key: tuple(last(rows, "pair", "flag")[n] for n in FEATURES["pair"]) for key, rows in groups.items()}
+    assert len(stays) < len(table)
+    kept = found.toArrow().to_pylist()
+    assert len(kept) == len(stays)
+    answers = {
+        (row["a"], row["b"], row["event_timestamp"]): tuple(row[name] for name in FEATURES["pair"]) for row in kept
+    }
+    assert weighed(answers) == weighed(stays)
