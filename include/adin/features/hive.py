@@ -136,6 +136,7 @@ def _ensure_table(client: Any, database: str, name: str, columns: Mapping[str, s
         warehouse = connection("spark").extra["warehouse"]
         client.create_database(Database(name=database, locationUri=f"{warehouse}/{database}.db", parameters={}))
     folder = table_folder(f"{database}.{name}")
+    columns = {each.lower(): kind for each, kind in columns.items()}  # as the metastore keeps them
     if name not in client.get_all_tables(database):
         client.create_table(
             Table(
