@@ -23,7 +23,7 @@ def measure() -> list[dict[str, Any]]:
     """Return p50 and p99 of each, asked in turn, for the same entities."""
     names = [f"bench:{name}" for name in project.NAMES]
     columns = tuple(f"bench__{name}" for name in project.NAMES)
-    service = repo.Service("bench", (project.VIEW,), {"bench": project.NAMES}, (), columns, ())
+    service = repo.Service("bench", (project.VIEW,), (), columns, ())
     fields = [b"_ts:bench", *(codec.field_name("bench", name) for name in project.NAMES)]
     random = np.random.default_rng(5)
     found = []

@@ -19,8 +19,8 @@ from adin.connections import Connection
 from adin.settings import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from kfp_server import until
 from redis_server import free_port
+from waiting import until
 
 _WHERE = "import bootstrap; bootstrap.tools(); print(bootstrap.kubernetes_api())"
 TOKEN = "a-token-of-the-tests"

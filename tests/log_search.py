@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 from adin.settings import ROOT
-from kfp_server import until
+from waiting import until
 
 
 def programs() -> Path:

@@ -22,8 +22,8 @@ from adin.connections import Connection
 from adin.settings import ROOT
 from adin.stack import monitoring
 from adin.stack.layout import PORTS
-from kfp_server import until
 from redis_server import free_port
+from waiting import until
 
 
 def programs() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import urllib3
 from adin.connections import Connection, connection
 from adin.stack.layout import hadoop_class_path, java, site_packages
-from kfp_server import until
 from redis_server import free_port
+from waiting import until
 
 _SERVERS = "org.apache.hadoop.yarn.server"
 _MAINS = (f"{_SERVERS}.resourcemanager.ResourceManager", f"{_SERVERS}.nodemanager.NodeManager")

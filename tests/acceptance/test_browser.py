@@ -11,8 +11,8 @@ import pytest
 from adin.models import registry
 from adin.settings import ROOT
 from adin.stack import control
-from kfp_server import until
 from playwright.sync_api import Page, sync_playwright
+from waiting import until
 
 PROBLEM = "flights_delay"
 LAPTOP = {"width": 1366, "height": 768}

@@ -16,9 +16,9 @@ from adin.serving.client import ServingClient
 from adin.settings import ROOT
 from adin.stack import control, layout
 from adin.stack.airflow_api import AirflowApi
-from kfp_server import until
 from monitoring_servers import get, programs
 from typer.testing import CliRunner
+from waiting import until
 
 MONITORING = ["alertmanager", "prometheus", "statsd-exporter", "redis-exporter", "postgres-exporter"]
 QUERIES = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from adin.settings import settings
-from kfp_server import until
 from log_search import Search, programs, shipper
+from waiting import until
 
 pytestmark = pytest.mark.flow(26)
 

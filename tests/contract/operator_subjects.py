@@ -6,10 +6,10 @@ import io
 import json
 import random
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -30,9 +30,9 @@ from adin.serving.inference_service import InferenceServices
 from adin.settings import ROOT
 from airflow.sdk import BaseOperator
 from fault_proxy import FaultProxy
-from kfp_server import until
 from kubernetes.client.exceptions import ApiException
 from model_facts import files, validated
+from waiting import until
 
 from operators.amversion import AmversionPromoteOperator
 from operators.clickhouse import ClickHouseLoadOperator
@@ -586,12 +586,5 @@ def impatient(conn: Connection) -> Connection:
     return replace(conn, extra={**conn.extra, **IMPATIENT})
 
 
-def wait_for(true: Any, seconds: float = 30) -> None:
-    """Wait until something is so; errors on the way count as not so."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with suppress(Exception):
-            if true():
-                return
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.1)
+#: Errors on the way count as not so.
+wait_for = partial(until, seconds=30, despite=(Exception,))

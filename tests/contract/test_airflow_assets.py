@@ -18,12 +18,12 @@ from adin.models.airflow_assets import AirflowAssets
 from adin.models.events import Deliverer
 from adin.settings import ROOT
 from adin.stack.airflow_api import AirflowApi
-from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertServer, Process, free_port
 from processes import at_once, told_and_killed
 from server_fixtures import PORT_BASE
 from servers import Servers
+from waiting import until
 
 pytestmark = pytest.mark.flow(16, 21)
 

@@ -28,13 +28,13 @@ from adin.models import Registry, registry
 from adin.settings import ROOT, settings
 from adin.stack.layout import monitoring_binary
 from airflow_connections import offer
-from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertmanagerServer, AlertServer, PrometheusServer, Receiver, get, programs
 from prometheus_client import start_http_server
 from redis_server import free_port
 from server_fixtures import PORT_BASE, own_registry
 from servers import Servers
+from waiting import until
 
 pytestmark = pytest.mark.flow(15, 26)
 

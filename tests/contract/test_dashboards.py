@@ -19,9 +19,9 @@ import pytest
 import yaml
 from adin.settings import ROOT
 from adin.stack.layout import PORTS
-from kfp_server import until
 from monitoring_servers import get, programs
 from server_fixtures import PORT_BASE
+from waiting import until
 
 pytestmark = pytest.mark.flow(26)
 

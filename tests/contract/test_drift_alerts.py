@@ -11,10 +11,10 @@ from adin.drift import engine
 from adin.models.objects import Bucket
 from clickhouse_server import ClickHouseServer
 from drift_world import World, rows
-from kfp_server import until
 from monitoring_servers import AlertmanagerServer, AlertServer, Receiver, programs
 from server_fixtures import PORT_BASE, own_registry
 from test_drift import BROKEN, FAULTS, LEARNED, MENDED
+from waiting import until
 
 pytestmark = pytest.mark.flow(15, 26)
 

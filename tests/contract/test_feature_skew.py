@@ -89,6 +89,14 @@ def price(shop: str, bread: float, level: int | None, *, hour: int = 13) -> pa.T
     return pa.table({**columns, "event_timestamp": times, "created_timestamp": times})
 
 
+def load_anew(*views: str) -> None:
+    """Load all published days of some views into an empty store."""
+    with wire.Session() as session:
+        session.exchange(wire.command(b"FLUSHALL"), 1)
+    for view in views:
+        assert CliRunner().invoke(app, ["materialize", "shop", view, "--all"]).exit_code == 0
+
+
 def test_new_views_are_loaded_online_over_all_published_days_by_one_command(counter: repo.Service) -> None:
     assert store.intervals("prices") == [Window.parse("2013-07-01", "2013-07-04")]
     assert store.intervals("takings") == [Window.parse("2013-07-03", "2013-07-04")]
@@ -106,9 +114,7 @@ def test_a_feature_added_later_is_loaded_from_the_days_that_have_it_and_null_fro
     execute(servers.database, "ALTER TABLE shop.prices DROP COLUMN level; ALTER TABLE shop.prices ADD level integer")
     execute(servers.database, "UPDATE shop.prices SET level = 77 WHERE day = '2013-07-01'")
     execute(servers.database, "DELETE FROM shop.prices WHERE shop = 'shop-1' AND day > '2013-07-01'")
-    with wire.Session() as session:
-        session.exchange(wire.command(b"FLUSHALL"), 1)
-    assert CliRunner().invoke(app, ["materialize", "shop", "prices", "--all"]).exit_code == 0
+    load_anew("prices")
     columns, _ = online.OnlineReader(counter).read([{"shop": f"shop-{n}", "till_id": n} for n in (1, 2)])
     assert str(columns["prices__level"].tolist()) == "[77.0, nan]"
     assert columns["prices__bread"].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -179,10 +185,7 @@ def test_a_window_draws_from_all_its_days_and_compares_with_the_newest_row_also_
     execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-02' AND bread < 1.7")
     execute(servers.database, "DELETE FROM shop.prices WHERE day = '2013-07-02' AND bread BETWEEN 100 AND 101.7")
     execute(servers.database, "UPDATE shop.prices SET level = 77 WHERE day = '2013-07-01' AND shop = 'shop-40'")
-    with wire.Session() as session:
-        session.exchange(wire.command(b"FLUSHALL"), 1)
-    for view in ("prices", "takings"):
-        assert CliRunner().invoke(app, ["materialize", "shop", view, "--all"]).exit_code == 0
+    load_anew("prices", "takings")
     prices = repo.domain("shop").view("prices")
     only = replace(counter, views=(prices,))
 

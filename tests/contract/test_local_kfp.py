@@ -21,7 +21,8 @@ from adin.pipelines.client import KfpClient
 from adin.stack.kfp.attempt import processes
 from fault_proxy import FaultProxy
 from kfp import compiler
-from kfp_server import LocalKfp, until
+from kfp_server import LocalKfp
+from waiting import until
 
 pytestmark = [pytest.mark.ml, pytest.mark.filterwarnings("ignore")]
 

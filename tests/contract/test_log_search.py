@@ -10,8 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from kfp_server import until
 from log_search import Search, programs, shipper
+from waiting import until
 
 pytestmark = pytest.mark.flow(26)
 

@@ -18,13 +18,13 @@ from adin.errors import ConfigError, SignInError
 from adin.models import Registry, events, registry
 from adin.models.events import Deliverer, Webhook, signed, verify
 from adin.settings import settings
-from kfp_server import until
 from model_facts import files, register, validated
 from monitoring_servers import AlertServer, get
 from processes import at_once, told_and_killed
 from server_fixtures import PORT_BASE
 from servers import Servers
 from typer.testing import CliRunner
+from waiting import until
 
 pytestmark = pytest.mark.flow(16)
 

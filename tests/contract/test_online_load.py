@@ -26,6 +26,7 @@ from redis_server import RedisServer, nodes, several
 from servers import execute
 from shop_rows import forget
 from typer.testing import CliRunner
+from waiting import until
 
 pytestmark = pytest.mark.flow(9, 11)
 FEATURES = Path(__file__).parents[1] / "shop" / "features"
@@ -206,9 +207,7 @@ def test_a_load_waits_for_another_of_the_same_view_and_says_so(shop: str) -> Non
             load = pool.submit(
                 lambda: online.materialize("shop", "prices", window(1, 3), tell=lambda p: told.append(f"{p}"))
             )
-            deadline = time.monotonic() + 60
-            while len(told) < 2 and time.monotonic() < deadline:
-                time.sleep(0.1)
+            until(lambda: len(told) > 1)
             assert set(told) == {"waits for another load of the view"}
             assert np.isnan(level())
         assert load.result(60).written == 400
@@ -235,34 +234,35 @@ def test_a_load_does_not_wait_for_itself_when_run_again_nor_long_for_one_that_wa
     assert not [key for key in redis_server.ask("KEYS", "*") if b"adin:load" in key]
 
 
-def test_the_lease_of_a_load_that_takes_longer_is_prolonged(
-    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_lease(shop: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A lease of one second for the loads of ``prices``; returns its key."""
     monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
     forget()
+    return f"adin:load:{settings().project}:prices"
+
+
+def test_the_lease_of_a_load_that_takes_longer_is_prolonged(short_lease: str, redis_server: RedisServer) -> None:
     with lease.alone("prices", "long"):
         time.sleep(3)
-        assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") == b"long"
-    assert redis_server.ask("GET", f"adin:load:{settings().project}:prices") is None
+        assert redis_server.ask("GET", short_lease) == b"long"
+    assert redis_server.ask("GET", short_lease) is None
 
 
 def test_a_load_whose_lease_went_to_another_one_writes_no_more_and_leaves_it_to_its_new_owner(
-    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    short_lease: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
-    forget()
     store.apply("shop")
     publish(range(1, 3))
-    key = f"adin:load:{settings().project}:prices"
 
     def be_late(_: online.Progress) -> None:
-        redis_server.ask("SET", key, "another")
+        redis_server.ask("SET", short_lease, "another")
         time.sleep(1.5)
 
     with pytest.raises(ConflictError, match="prices was held up"):
         online.materialize("shop", "prices", window(1, 3), tell=be_late)
-    assert np.isnan(level()) and redis_server.ask("GET", key) == b"another"
-    redis_server.ask("DEL", key)
+    assert np.isnan(level()) and redis_server.ask("GET", short_lease) == b"another"
+    redis_server.ask("DEL", short_lease)
     monkeypatch.undo()
     forget()
     online.materialize("shop", "prices", window(1, 3))
@@ -270,10 +270,8 @@ def test_a_load_whose_lease_went_to_another_one_writes_no_more_and_leaves_it_to_
 
 
 def test_a_load_that_cannot_prolong_its_lease_holds_it_no_longer_than_it_said(
-    shop: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    short_lease: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ADIN_ONLINE_LEASE", "1")
-    forget()
     monkeypatch.setattr(lease._Lease, "_prolong", lambda *_: (_ for _ in ()).throw(ServiceError("away")))
     with lease.alone("prices", "long") as held:
         held()

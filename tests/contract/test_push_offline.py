@@ -18,8 +18,8 @@ from adin.features.push.pusher import Pusher
 from adin.features.push.state import State
 from adin.models.access import Access
 from push_service import Caller, served_with
+from push_world import AT, access, empty_store, own_redis, row, secret, stored, surroundings
 from redis_server import RedisServer
-from test_push import AT, access, empty_store, own_redis, row, secret, stored, surroundings
 
 pytestmark = pytest.mark.flow(3, 11)
 

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from adin.connections import connection
 from clickhouse_connect.driver.exceptions import DatabaseError
+from waiting import until
 
 SLOW = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
 
@@ -102,9 +103,7 @@ def test_a_running_statement_is_killed_by_the_id_its_client_gave_and_the_id_is_u
 
     thread = threading.Thread(target=run)
     thread.start()
-    end = time.monotonic() + 60
-    while not client.query("SELECT 1 FROM system.processes WHERE Settings['log_comment'] = 'slow'").result_rows:
-        assert time.monotonic() < end
+    until(lambda: client.query("SELECT 1 FROM system.processes WHERE Settings['log_comment'] = 'slow'").result_rows)
     with pytest.raises(DatabaseError, match="already running"):
         client.query("SELECT 1", settings={"query_id": "slow"})
     client.command("KILL QUERY WHERE query_id = 'slow' SYNC")

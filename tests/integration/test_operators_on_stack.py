@@ -20,9 +20,9 @@ from adin.connections import connection
 from adin.datasets.lake import Lake
 from adin.features import hdfs, hive, store
 from airflow_connections import offer
-from kfp_server import until
 from operator_cases import ABSENT
 from oracle import WINDOW, all_cases, write
+from waiting import until
 
 from operators.feast import FeastApplyOperator, FeastMaterializeOperator
 from operators.lakefs import BuildDatasetOperator

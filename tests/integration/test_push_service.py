@@ -28,5 +28,5 @@ def test_the_stacks_own_connection_may_push_to_every_view_and_serving_reads_it(t
     done = CliRunner().invoke(app, ["push", "tail_last", str(file), "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["written"] == 1
     view = repo.domain("flights").view("tail_last")
-    columns, _ = online.OnlineReader(repo.Service("one", (view,), {}, (), (), ())).read([{"tailnum": tail}])
+    columns, _ = online.OnlineReader(repo.Service("one", (view,), (), (), ())).read([{"tailnum": tail}])
     assert columns["tail_last__last_delay"][0] == 31.5

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import httpx
 import pandas as pd
 import pyarrow as pa
 import pytest
+import waiting
 from adin.connections import Connection
 from adin.errors import DataError, NotFoundError, RefusedError, ServiceError
 from adin.features import online, repo
@@ -120,17 +122,7 @@ def url() -> str:
     return connection("kserve").url
 
 
-def until(holds: Callable[[], object], seconds: float) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if holds():
-                return
-        except (httpx.HTTPError, NotFoundError, ServiceError):
-            pass
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
+until = partial(waiting.until, despite=(httpx.HTTPError, NotFoundError, ServiceError))
 
 
 @pytest.fixture(scope="module")

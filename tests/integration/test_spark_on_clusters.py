@@ -18,8 +18,8 @@ from adin.features import hive, jobs, online, publish, wire
 from adin.settings import settings
 from airflow.sdk.exceptions import TaskDeferred
 from airflow_connections import offer
-from kfp_server import until
 from spark_clusters import applications, standalone, yarn
+from waiting import until
 
 from operators.spark_hive import SparkHiveIngestOperator
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from adin.connections import Connection
 from redis import AuthenticationError, Redis
+from waiting import until
 
 #: First ports of these stacks: away from the one the tests run on, and below the ports the kernel gives to clients.
 _PORT_BASES = iter(range(27100, 28000, 50))
@@ -86,20 +87,13 @@ def stack(new_stack: Callable[[str], Stack]) -> Stack:
     return new_stack("home")
 
 
-def _until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.3)
-
-
 @pytest.mark.flow(1)
 def test_a_killed_service_is_started_again_with_its_data_and_the_restart_is_shown(stack: Stack) -> None:
     stack("up", "redis")
     before = stack.status("redis")
     stack.redis().set("kept", "yes")
     os.kill(before["pid"], signal.SIGKILL)
-    _until(lambda: stack.status("redis")["latency"] is not None and stack.status("redis")["pid"] != before["pid"])
+    until(lambda: stack.status("redis")["latency"] is not None and stack.status("redis")["pid"] != before["pid"])
     assert stack.status("redis")["restarts"] == before["restarts"] + 1 == 1
     assert stack.redis().get("kept") == b"yes"
 

@@ -108,7 +108,7 @@ def test_an_unknown_entity_is_told_from_one_whose_value_is_null(
         settings.cache_clear()
         kinds = (("till_id", "Int64"), ("shop", "String"))
         view = repo.View("takings", "", ("till_id", "shop"), (("cents", "Int64"),), key_types=kinds)
-        reader = online.OnlineReader(repo.Service("one", (view,), {}, (), (), ()), redis.connection)
+        reader = online.OnlineReader(repo.Service("one", (view,), (), (), ()), redis.connection)
         known = [not each for each in np.isnat(reader.read([ENTITY, unknown])[1]["takings"])]
     judge(known, right=[True, False], stock=[True, True])
 

@@ -140,14 +140,12 @@ class Domain:
 class Service:
     """What a model sees: a Feast feature service, resolved.
 
-    :param selected: per view, the features the service takes.
     :param columns: full names ``view__feature`` in the model's order.
     :param request: request values that on-demand views need, without ``prediction_time``.
     """
 
     name: str
     views: tuple[View, ...]
-    selected: Mapping[str, tuple[str, ...]]
     on_demand: tuple[OnDemand, ...]
     columns: tuple[str, ...]
     request: tuple[str, ...]
@@ -255,7 +253,6 @@ def service(domain_name: str, name: str) -> Service:
     if name not in services:
         raise NotFoundError(f"No FeatureService {name!r} in {found.path}.", f"Known: {', '.join(services) or 'none'}.")
     by_name = {each.name: each for each in found.feast_objects if hasattr(each, "name")}
-    selected: dict[str, tuple[str, ...]] = {}
     needed: dict[str, View] = {}
     on_demand: list[OnDemand] = []
     columns: list[str] = []
@@ -266,16 +263,14 @@ def service(domain_name: str, name: str) -> Service:
         columns += [f"{projection.name}__{feature}" for feature in features]
         if type(source) is FeatureView:
             needed[source.name] = found.view(source.name)
-            selected[source.name] = features
             continue
         made = _on_demand(source, tuple((feature.name, str(feature.dtype)) for feature in projection.features))
         on_demand.append(made)
         for base in source.source_feature_view_projections.values():
             needed.setdefault(base.name, found.view(base.name))
-            selected.setdefault(base.name, ())
         request |= dict.fromkeys(field for field in made.inputs.values() if "__" not in field)
     request.pop("prediction_time", None)
-    return Service(name, tuple(needed.values()), selected, tuple(on_demand), tuple(columns), tuple(request))
+    return Service(name, tuple(needed.values()), tuple(on_demand), tuple(columns), tuple(request))
 
 
 def quality(domain_name: str) -> Mapping[str, Any]:
